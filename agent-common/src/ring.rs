@@ -1,0 +1,102 @@
+//! The records of the ring: byte streams with holes.
+//!
+//! A record is one [`RecordHeader`] and, for [`KIND_DATA`], a list of chunks. A chunk is a [`ChunkHeader`],
+//! its bytes, and padding to a multiple of eight. What lies between the end of one chunk and the start of
+//! the next was left out on purpose, or lost: it is a hole, and user space decides whether it can step over it.
+//!
+//! All integers are in the byte order of the machine, since both sides run on it.
+
+/// A record with chunks of one flow of one connection.
+pub const KIND_DATA: u8 = 1;
+/// The connection was seen for the first time as HTTP/2: the payload is one [`Endpoints`].
+pub const KIND_OPEN: u8 = 2;
+/// The connection ended, or half of it: [`RecordHeader::flow`] says whose end ([`FLOW_SENT`]: this side
+/// closed; [`FLOW_RECEIVED`]: the peer closed), [`FLAG_RESET`] that it was not orderly and
+/// [`FLAG_FINAL`] that nothing follows.
+pub const KIND_CLOSE: u8 = 3;
+
+/// Bytes that the observed process sent.
+pub const FLOW_SENT: u8 = 0;
+/// Bytes that the observed process received.
+pub const FLOW_RECEIVED: u8 = 1;
+
+/// The connection was reset or timed out.
+pub const FLAG_RESET: u8 = 1;
+/// The socket is closed; its id will not be used again.
+pub const FLAG_FINAL: u8 = 2;
+
+/// What every record begins with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// `CLOCK_MONOTONIC` at the end of the socket call, in nanoseconds.
+    pub time_ns: u64,
+    /// The socket's cookie: unique on this host since boot.
+    pub connection: u64,
+    /// Position, in the flow, of the first byte that the socket call moved. Zero is the first byte of the
+    /// flow; a first record with any other offset means that what lies before it was not seen.
+    pub offset: u64,
+    /// Bytes that the socket call moved.
+    pub moved: u32,
+    /// Counts the records of this flow of this connection, from zero, sent or lost: a step of more than
+    /// one is a loss of known size.
+    pub sequence: u32,
+    /// Process (thread group) that made the call.
+    pub pid: u32,
+    /// Thread that made the call.
+    pub thread: u32,
+    /// Bytes of payload that follow this header.
+    pub payload: u32,
+    /// One of the `KIND_` constants.
+    pub kind: u8,
+    /// One of the `FLOW_` constants.
+    pub flow: u8,
+    /// `FLAG_` bits.
+    pub flags: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+const _: () = assert!(size_of::<RecordHeader>() == 48);
+
+/// What every chunk begins with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkHeader {
+    /// Position of the chunk's first byte, counted from [`RecordHeader::offset`].
+    pub delta: u32,
+    /// Bytes of the chunk, without padding.
+    pub len: u16,
+    /// `CHUNK_` bits.
+    pub flags: u16,
+}
+const _: () = assert!(size_of::<ChunkHeader>() == 8);
+
+/// The chunk starts with a frame header; the kernel side is sure of it.
+pub const CHUNK_BOUNDARY: u16 = 1;
+
+/// The two ends of a connection, as the observed process sees them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Address of the observed process's end; IPv4 as `::ffff:a.b.c.d`, zero for a Unix socket.
+    pub local_address: [u8; 16],
+    /// Address of the peer, likewise.
+    pub peer_address: [u8; 16],
+    /// Port of the observed process's end, zero for a Unix socket.
+    pub local_port: u16,
+    /// Port of the peer.
+    pub peer_port: u16,
+    /// `AF_INET`, `AF_INET6` or `AF_UNIX`.
+    pub family: u16,
+    /// Zero.
+    pub reserved: u16,
+    /// Network namespace of the socket (inode number), zero if it is unknown.
+    pub network_namespace: u32,
+    /// Zero.
+    pub reserved2: u32,
+    /// The process's cgroup in the v2 hierarchy, zero if it is unknown.
+    pub cgroup: u64,
+    /// `comm` of the thread that made the call.
+    pub comm: [u8; 16],
+}
+const _: () = assert!(size_of::<Endpoints>() == 72);

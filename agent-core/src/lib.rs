@@ -1,0 +1,17 @@
+//! Passive observation of HTTP/2 and gRPC: byte streams with holes in, calls out.
+//!
+//! Pure code: no I/O, no clock, no threads, no panics. What happens outside enters through
+//! [`Observer`]'s `handle_…` functions with a time; what was understood is drained with
+//! [`Observer::poll_observation`]. The modules stand in the order in which the data flows.
+#![forbid(unsafe_code)]
+
+pub mod input;
+pub mod limits;
+pub mod hpack;
+pub mod observation;
+pub mod observer;
+
+pub use input::{Chunk, ConnectionId, Flow, Timestamp};
+pub use limits::Limits;
+pub use observation::Observation;
+pub use observer::Observer;

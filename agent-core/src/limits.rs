@@ -1,0 +1,38 @@
+//! Every bound of the core, by name. Traffic cannot make the core grow past them, and each has a counter
+//! for when it is hit (`Statistics`).
+
+/// The bounds of an [`Observer`](crate::Observer).
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections followed at once; the one idle for longest is evicted first.
+    pub connections: usize,
+    /// Open streams followed on one connection; above it new streams are counted as evicted.
+    pub streams_per_connection: usize,
+    /// Bytes of a header block that are reassembled over HEADERS and CONTINUATION frames.
+    pub header_block_bytes: usize,
+    /// Largest HPACK dynamic table that is kept for one direction, whatever SETTINGS allow.
+    pub hpack_table_bytes: usize,
+    /// Decoded header list: bytes (name + value + 32 each) after which fields are no longer reported.
+    pub header_list_bytes: usize,
+    /// Decoded header list: fields after which no more are reported.
+    pub header_list_fields: usize,
+    /// Distinct method names that are kept; further ones are reported as unknown and counted.
+    pub methods: usize,
+    /// Nanoseconds without any byte after which a connection is forgotten.
+    pub connection_idle_ns: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 65_536,
+            streams_per_connection: 4_096,
+            header_block_bytes: 256 * 1024,
+            hpack_table_bytes: 64 * 1024,
+            header_list_bytes: 64 * 1024,
+            header_list_fields: 256,
+            methods: 10_000,
+            connection_idle_ns: 3_600_000_000_000,
+        }
+    }
+}
