@@ -7,9 +7,16 @@
 
 pub mod input;
 pub mod limits;
+mod http2;
 pub mod hpack;
-pub mod observation;
+mod methods;
+mod header_block;
+mod grpc;
+mod unseen;
+mod call;
+mod connection;
 pub mod observer;
+pub mod observation;
 
 pub use input::{Chunk, ConnectionId, Flow, Timestamp};
 pub use limits::Limits;

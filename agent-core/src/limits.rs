@@ -18,6 +18,13 @@ pub struct Limits {
     pub header_list_fields: usize,
     /// Distinct method names that are kept; further ones are reported as unknown and counted.
     pub methods: usize,
+    /// Nanoseconds for which a call that has ended is kept for what still belongs to it: a sender may be
+    /// preempted between sending and being seen to send.
+    pub ending_ns: u64,
+    /// Nanoseconds within which the request of a response that was seen first must be seen.
+    pub request_due_ns: u64,
+    /// Nanoseconds of silence after which a call of which bytes were lost is given up.
+    pub uncertain_call_ns: u64,
     /// Nanoseconds without any byte after which a connection is forgotten.
     pub connection_idle_ns: u64,
 }
@@ -32,6 +39,9 @@ impl Default for Limits {
             header_list_bytes: 64 * 1024,
             header_list_fields: 256,
             methods: 10_000,
+            ending_ns: 100_000_000,
+            request_due_ns: 1_000_000_000,
+            uncertain_call_ns: 60_000_000_000,
             connection_idle_ns: 3_600_000_000_000,
         }
     }

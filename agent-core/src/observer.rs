@@ -1,67 +1,206 @@
 //! Takes chunks, keeps the connections, hands out observations.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 
-use crate::input::{Chunk, ConnectionId, Flow, Timestamp};
+use foldhash::quality::RandomState;
+
+use crate::connection::{Connection, Finish};
+use crate::input::{Chunk, ConnectionId, Timestamp};
 use crate::limits::Limits;
-use crate::observation::Observation;
+use crate::methods::Methods;
+use crate::observation::{Anomaly, Observation};
 
 /// Follows any number of connections.
 ///
 /// After each `handle_…` call, drain [`Observer::poll_observation`], then ask [`Observer::poll_timeout`].
 #[derive(Debug)]
 pub struct Observer {
-    limits: Limits,
-    observations: VecDeque<Observation>,
-    trace_frames: bool,
+    connections: HashMap<ConnectionId, Connection, RandomState>,
+    /// The connections in the order in which they are looked at when one must go; each with the time at
+    /// which it was last looked at.
+    by_age: VecDeque<(ConnectionId, Timestamp)>,
+    shared: Shared,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) methods: Methods,
+    pub(crate) observations: VecDeque<Observation>,
+    pub(crate) trace_frames: bool,
+    timers: BinaryHeap<Reverse<(Timestamp, Timer)>>,
+}
+
+/// What is to be done at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// Look at a stream that is ending, or of which bytes were lost.
+    Stream(ConnectionId, u32),
+    /// Look for the request of a stream whose response came first.
+    Request(ConnectionId, u32),
+    /// Forget a connection that has ended.
+    End(ConnectionId),
+    /// Forget a connection if it is idle.
+    Idle(ConnectionId),
+}
+
+impl Shared {
+    pub(crate) fn set_timer(&mut self, at: Timestamp, timer: Timer) {
+        self.timers.push(Reverse((at, timer)));
+    }
 }
 
 impl Observer {
     /// An observer that has seen nothing yet.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Observer { limits, observations: VecDeque::new(), trace_frames: false }
+        Observer {
+            connections: HashMap::default(),
+            by_age: VecDeque::new(),
+            shared: Shared {
+                methods: Methods::new(limits.methods),
+                limits,
+                observations: VecDeque::new(),
+                trace_frames: false,
+                timers: BinaryHeap::new(),
+            },
+        }
     }
 
-    /// Reports every frame as well ([`Observation::Frame`]).
+    /// Reports every frame as well ([`Observation::Frame`]), with all header fields.
     pub fn trace_frames(&mut self, on: bool) {
-        self.trace_frames = on;
+        self.shared.trace_frames = on;
     }
 
     /// Takes a piece of a flow.
     pub fn handle_chunk(&mut self, chunk: Chunk<'_>) {
-        let _ = (chunk, self.trace_frames, &self.limits);
+        if self.shared.timers.peek().is_some_and(|Reverse((at, _))| *at <= chunk.time) {
+            self.handle_timeout(chunk.time);
+        }
+        if !self.connections.contains_key(&chunk.connection) {
+            self.open(chunk.connection, chunk.time);
+        }
+        if let Some(connection) = self.connections.get_mut(&chunk.connection) {
+            connection.handle_chunk(&chunk, &mut self.shared);
+        }
     }
 
-    /// One end of a connection was closed: `flow` will carry nothing more. `reset` says that it was not
-    /// orderly, so neither flow will.
-    pub fn handle_close(&mut self, connection: ConnectionId, flow: Flow, reset: bool, time: Timestamp) {
-        let _ = (connection, flow, reset, time);
+    /// One end of a connection was closed, so that one of its flows will carry nothing more.
+    pub fn handle_close(&mut self, connection: ConnectionId, time: Timestamp) {
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.handle_close(time);
+        }
     }
 
-    /// Both ends are closed and everything was delivered: the connection is forgotten.
+    /// Both ends are closed: once what is on its way has arrived, the connection is forgotten.
     pub fn handle_end(&mut self, connection: ConnectionId, time: Timestamp) {
-        let _ = (connection, time);
+        if let Some(state) = self.connections.get_mut(&connection) {
+            state.handle_close(time);
+            let due = time.plus(self.shared.limits.ending_ns);
+            self.shared.set_timer(due, Timer::End(connection));
+        }
     }
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        let _ = now;
+        while let Some(Reverse((at, timer))) = self.shared.timers.peek().copied() {
+            if at > now {
+                return;
+            }
+            self.shared.timers.pop();
+            match timer {
+                Timer::Stream(id, stream) => {
+                    if let Some(connection) = self.connections.get_mut(&id) {
+                        connection.handle_stream_timeout(stream, at, &mut self.shared);
+                    }
+                }
+                Timer::Request(id, stream) => {
+                    if let Some(connection) = self.connections.get_mut(&id) {
+                        connection.handle_request_overdue(stream, at, &mut self.shared);
+                    }
+                }
+                Timer::End(id) => self.finish_connection(id, at, Finish::Ended),
+                Timer::Idle(id) => self.handle_idle(id, at),
+            }
+        }
     }
 
     /// Ends every connection, as at the end of a recording: open calls are reported as open.
     pub fn finish(&mut self, now: Timestamp) {
-        let _ = now;
+        let mut ids: Vec<ConnectionId> = self.connections.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.finish_connection(id, now, Finish::EndOfObservation);
+        }
+        self.shared.timers.clear();
+        self.by_age.clear();
     }
 
     /// The next observation, oldest first.
     pub fn poll_observation(&mut self) -> Option<Observation> {
-        self.observations.pop_front()
+        self.shared.observations.pop_front()
     }
 
     /// When [`Observer::handle_timeout`] wants to be called next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        None
+        self.shared.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Connections that are followed now.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    fn open(&mut self, id: ConnectionId, time: Timestamp) {
+        while self.connections.len() >= self.shared.limits.connections.max(1) {
+            self.evict(id, time);
+        }
+        self.connections.insert(id, Connection::new(id, time, &self.shared));
+        self.by_age.push_back((id, time));
+        self.shared.set_timer(time.plus(self.shared.limits.connection_idle_ns), Timer::Idle(id));
+    }
+
+    /// Second chance: the first connection in line that was idle since it was last looked at goes.
+    fn evict(&mut self, newcomer: ConnectionId, now: Timestamp) {
+        while let Some((id, looked_at)) = self.by_age.pop_front() {
+            let Some(connection) = self.connections.get(&id) else { continue };
+            if connection.last_seen > looked_at {
+                self.by_age.push_back((id, connection.last_seen));
+                continue;
+            }
+            self.finish_connection(id, now, Finish::Evicted);
+            self.shared.observations.push_back(Observation::Anomaly(Anomaly {
+                connection: newcomer,
+                stream: 0,
+                kind: "connections_limit",
+                time: now,
+            }));
+            return;
+        }
+        // The line holds every connection; should it not, start over rather than loop.
+        self.by_age.extend(self.connections.keys().map(|id| (*id, Timestamp(u64::MAX))));
+    }
+
+    fn handle_idle(&mut self, id: ConnectionId, now: Timestamp) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        // A long-lived stream may be silent for long; a connection without streams is of no use.
+        let factor = if connection.open_streams() > 0 { 24 } else { 1 };
+        let idle_ns = self.shared.limits.connection_idle_ns.saturating_mul(factor);
+        let due = connection.last_seen.plus(idle_ns);
+        if due > now {
+            self.shared.set_timer(due, Timer::Idle(id));
+        } else {
+            self.finish_connection(id, now, Finish::Evicted);
+        }
+    }
+
+    fn finish_connection(&mut self, id: ConnectionId, time: Timestamp, how: Finish) {
+        if let Some(mut connection) = self.connections.remove(&id) {
+            connection.finish(time, how, &mut self.shared);
+        }
     }
 }

@@ -1,0 +1,508 @@
+//! One stream as a gRPC call: from its frames to its outcome (checklist G5–G9, D3–D6, S2–S4).
+//!
+//! The two directions may be handled out of step with each other by a little: a sender can be preempted
+//! between handing its bytes to the socket and being seen to do so, and the answer is then seen first. So
+//! a response may precede its request here, and a call that has ended is kept for a moment before it is
+//! reported, so that what belongs to it can still arrive.
+//!
+//! ```text
+//!   response first ─► Waiting ──request──► Open ──trailers, RST_STREAM, …──► Ended ──both ends closed
+//!                                           ▲                                  │      or after a moment
+//!                            request ───────┘                                  └────► reported
+//! ```
+
+use std::sync::Arc;
+
+use crate::grpc::messages::MessageCounter;
+use crate::grpc::status;
+use crate::header_block::{GrpcStatus, HeaderBlock};
+use crate::http2::frame::error_code;
+use crate::input::{ConnectionId, Flow, Timestamp};
+use crate::methods::{Shape, Shapes};
+use crate::observation::{
+    Call, CallStarted, CallType, EndedBy, Messages, Outcome, Protocol, StatusSource, Timeout,
+};
+
+/// Which end of a connection did something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    Client,
+    Server,
+}
+
+/// A stream that was opened by a client.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) first_seen: Timestamp,
+    pub(crate) last_seen: Timestamp,
+    request: Option<Request>,
+    protocol: Protocol,
+    client: Half,
+    server: Half,
+    http_status: Option<u16>,
+    first_response: Option<Timestamp>,
+    end: Option<End>,
+    /// The client has closed the stream as one does after a complete response, which was not seen yet.
+    response_due: Option<Timestamp>,
+    /// Bytes that may have belonged to it were lost: how it ends may never be seen.
+    pub(crate) uncertain: bool,
+    started_reported: bool,
+}
+
+#[derive(Debug)]
+struct Request {
+    method: Option<Arc<str>>,
+    timeout: Timeout,
+    previous_attempts: Option<u32>,
+    time: Timestamp,
+    thread: u32,
+}
+
+#[derive(Debug)]
+struct Half {
+    messages: MessageCounter,
+    ended: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct End {
+    time: Timestamp,
+    outcome: Outcome,
+    status: Option<u32>,
+    status_source: StatusSource,
+    ended_by: EndedBy,
+    rst_code: Option<u32>,
+    /// Nothing that follows can add to it.
+    is_final: bool,
+}
+
+impl Stream {
+    /// A stream whose request has just been seen, or (`joined_late`) one that is older than what was seen.
+    pub(crate) fn new(time: Timestamp, joined_late: bool) -> Stream {
+        let half = || Half {
+            messages: if joined_late { MessageCounter::joined_late() } else { MessageCounter::new() },
+            ended: false,
+        };
+        Stream {
+            first_seen: time,
+            last_seen: time,
+            request: None,
+            protocol: Protocol::Unknown,
+            client: half(),
+            server: half(),
+            http_status: None,
+            first_response: None,
+            end: None,
+            response_due: None,
+            uncertain: false,
+            started_reported: false,
+        }
+    }
+
+    /// The request's header block is complete.
+    pub(crate) fn handle_request(&mut self, block: &HeaderBlock, thread: u32, time: Timestamp) {
+        let absent = if block.has_unknown_names { Timeout::Unknown } else { Timeout::Absent };
+        self.request = Some(Request {
+            method: block.path.clone(),
+            timeout: block.timeout.unwrap_or(absent),
+            previous_attempts: block.previous_attempts,
+            time,
+            thread,
+        });
+        match block.protocol {
+            Some(protocol) if protocol != Protocol::Unknown => self.protocol = protocol,
+            _ if block.has_grpc_field => self.protocol = Protocol::Grpc,
+            None if !block.has_unknown_names && self.protocol == Protocol::Unknown => {
+                self.protocol = Protocol::Http;
+            }
+            _ => {}
+        }
+        // The response came first: whether it came in time can be judged only now.
+        if let Some(end) = self.end {
+            self.end = Some(End { outcome: self.outcome_of(end), ..end });
+        }
+    }
+
+    /// The request's header block could not be read.
+    pub(crate) fn handle_unreadable_request(&mut self, thread: u32, time: Timestamp) {
+        self.request = Some(Request {
+            method: None,
+            timeout: Timeout::Unknown,
+            previous_attempts: None,
+            time,
+            thread,
+        });
+    }
+
+    /// A header block from the server is complete: response headers, or trailers.
+    pub(crate) fn handle_response(&mut self, block: &HeaderBlock, end_stream: bool, time: Timestamp) {
+        if block.http_status.is_some_and(|status| status < 200) && !end_stream {
+            return;
+        }
+        if self.protocol == Protocol::Unknown && (block.has_grpc_field || block.protocol == Some(Protocol::Grpc))
+        {
+            self.protocol = Protocol::Grpc;
+        }
+        let first = self.first_response.is_none();
+        self.first_response.get_or_insert(time);
+        if block.http_status.is_some() {
+            self.http_status = block.http_status;
+        }
+        if !end_stream {
+            return;
+        }
+        self.server.ended = true;
+        let source = if first && (block.is_response || (self.request.is_some() && !self.uncertain)) {
+            StatusSource::TrailersOnly
+        } else {
+            StatusSource::Trailer
+        };
+        let (status, status_source) = match block.grpc_status {
+            Some(GrpcStatus::Known(code, _)) => (Some(code), source),
+            Some(GrpcStatus::Unknown) => (None, StatusSource::Unknown),
+            None if block.has_unknown_names => (None, StatusSource::Unknown),
+            None => self.status_without_trailers(),
+        };
+        self.finish(time, status, status_source, EndedBy::Server, None);
+    }
+
+    /// A header block that ends the response could not be read.
+    pub(crate) fn handle_unreadable_response(&mut self, end_stream: bool, time: Timestamp) {
+        self.first_response.get_or_insert(time);
+        if end_stream {
+            self.server.ended = true;
+            self.finish(time, None, StatusSource::Unknown, EndedBy::Server, None);
+        }
+    }
+
+    /// END_STREAM on a DATA frame.
+    pub(crate) fn handle_end_of_data(&mut self, from: Peer, time: Timestamp) {
+        match from {
+            Peer::Client => self.client.ended = true,
+            Peer::Server => {
+                self.server.ended = true;
+                let (status, source) = self.status_without_trailers();
+                self.finish(time, status, source, EndedBy::Server, None);
+            }
+        }
+    }
+
+    /// END_STREAM on a HEADERS frame of the client.
+    pub(crate) fn handle_end_of_request(&mut self) {
+        self.client.ended = true;
+    }
+
+    /// RST_STREAM.
+    pub(crate) fn handle_reset(&mut self, by: Peer, code: u32, time: Timestamp) {
+        if let Some(end) = &mut self.end {
+            end.is_final = true;
+            return;
+        }
+        if by == Peer::Client && code == error_code::NO_ERROR {
+            // The client has seen the end of the response (checklist S3): it is about to be seen here.
+            self.response_due.get_or_insert(time);
+            return;
+        }
+        let ended_by = match by {
+            Peer::Client => EndedBy::Client,
+            Peer::Server => EndedBy::Server,
+        };
+        let status = match by {
+            Peer::Server => status::from_rst(code),
+            Peer::Client => None,
+        };
+        self.finish(time, status, StatusSource::Rst, ended_by, Some(code));
+    }
+
+    /// The moment in which the rest of an ended call could arrive has passed.
+    pub(crate) fn handle_moment_passed(&mut self) {
+        if let Some(time) = self.response_due
+            && self.end.is_none()
+        {
+            self.finish(time, None, StatusSource::Rst, EndedBy::Client, Some(error_code::NO_ERROR));
+        }
+        if let Some(end) = &mut self.end {
+            end.is_final = true;
+        }
+    }
+
+    /// The server said that it will not process this stream (GOAWAY, RFC 9113 §6.8).
+    pub(crate) fn handle_refused(&mut self, time: Timestamp) {
+        self.finish(time, Some(status::UNAVAILABLE), StatusSource::Rst, EndedBy::Connection, None);
+    }
+
+    /// The connection ended under it.
+    pub(crate) fn handle_abort(&mut self, time: Timestamp) {
+        self.finish(time, None, StatusSource::None, EndedBy::Connection, None);
+    }
+
+    /// Nobody will ever know how it ended.
+    pub(crate) fn give_up(&mut self, time: Timestamp) {
+        if self.end.is_none() {
+            self.end = Some(End {
+                time,
+                outcome: Outcome::Unknown,
+                status: None,
+                status_source: StatusSource::Unknown,
+                ended_by: EndedBy::Connection,
+                rst_code: None,
+                is_final: true,
+            });
+        }
+    }
+
+    /// The message counter of one direction.
+    pub(crate) fn messages(&mut self, from: Peer) -> &mut MessageCounter {
+        match from {
+            Peer::Client => &mut self.client.messages,
+            Peer::Server => &mut self.server.messages,
+        }
+    }
+
+    /// One direction may have carried more than was seen.
+    pub(crate) fn handle_loss(&mut self, from: Peer) {
+        self.messages(from).handle_loss();
+        self.uncertain = true;
+    }
+
+    /// Its request was seen.
+    pub(crate) fn has_request(&self) -> bool {
+        self.request.is_some()
+    }
+
+    /// It has ended, in whatever way.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// It was reset: what follows is not part of it.
+    pub(crate) fn is_reset(&self) -> bool {
+        self.end.is_some_and(|end| end.rst_code.is_some())
+    }
+
+    /// It has ended, or is about to, and is kept for a moment.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.end.is_some() || self.response_due.is_some()
+    }
+
+    /// It has ended and nothing that belongs to it is still to come.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.request.is_some()
+            && self.end.is_some_and(|end| end.is_final || (self.client.ended && self.server.ended))
+    }
+
+    /// The fact that it started, once, as soon as it is known to be gRPC.
+    pub(crate) fn take_started(
+        &mut self,
+        connection: ConnectionId,
+        stream: u32,
+        client_flow: Flow,
+    ) -> Option<CallStarted> {
+        let request = self.request.as_ref()?;
+        if self.started_reported || self.protocol != Protocol::Grpc {
+            return None;
+        }
+        self.started_reported = true;
+        Some(CallStarted {
+            connection,
+            stream,
+            client_flow,
+            method: request.method.clone(),
+            timeout: request.timeout,
+            time: request.time,
+        })
+    }
+
+    /// The fact of its start was reported.
+    pub(crate) fn was_reported(&self) -> bool {
+        self.started_reported
+    }
+
+    /// What it spoke, judged by all that was seen of it.
+    pub(crate) fn protocol(&self) -> Protocol {
+        if self.protocol != Protocol::Unknown {
+            return self.protocol;
+        }
+        // Header names are not known. Length-prefixed messages that tile both directions tell gRPC from
+        // everything else that is worth a thought (checklist G3, H11).
+        let client = &self.client.messages;
+        let server = &self.server.messages;
+        let tiles = |messages: &MessageCounter| messages.messages().count == 0 && messages.is_between_messages();
+        if (client.looks_like_grpc() && (server.looks_like_grpc() || tiles(server)))
+            || (server.looks_like_grpc() && tiles(client))
+        {
+            Protocol::Grpc
+        } else {
+            Protocol::Unknown
+        }
+    }
+
+    /// The call as it stands; `Open` if it has not ended.
+    pub(crate) fn call(
+        &self,
+        connection: ConnectionId,
+        stream: u32,
+        client_flow: Option<Flow>,
+        shapes: &mut Shapes,
+    ) -> Call {
+        let request = self.request.as_ref();
+        let request_messages = self.client.messages.messages();
+        let response_messages = self.server.messages.messages();
+        let outcome = self.end.map_or(Outcome::Open, |end| end.outcome);
+        let method = request.and_then(|request| request.method.clone());
+        let observed = Observed {
+            request: request_messages,
+            response: response_messages,
+            request_ended: self.client.ended,
+            response_ended: self.server.ended,
+        };
+        let call_type = match method.as_ref().and_then(|method| shapes.of(method)) {
+            Some(shape) => observed.call_type(shape),
+            None => observed.call_type(&mut Shape::default()),
+        };
+        // A mere give-up has no time of its own.
+        let ended = self.end.filter(|end| end.outcome != Outcome::Unknown || self.server.ended || end.rst_code.is_some());
+        Call {
+            connection,
+            stream,
+            client_flow,
+            method,
+            call_type,
+            timeout: request.map_or(Timeout::Unknown, |request| request.timeout),
+            started: request.map(|request| request.time),
+            first_seen: self.first_seen,
+            first_response: self.first_response,
+            ended: ended.map(|end| end.time),
+            outcome,
+            status: self.end.and_then(|end| end.status),
+            status_source: self.end.map_or(StatusSource::None, |end| end.status_source),
+            ended_by: ended.map(|end| end.ended_by),
+            rst_code: self.end.and_then(|end| end.rst_code),
+            http_status: self.http_status,
+            request: request_messages,
+            response: response_messages,
+            previous_attempts: request.and_then(|request| request.previous_attempts),
+            thread: request.map_or(0, |request| request.thread),
+        }
+    }
+
+    /// HTTP status of the response.
+    pub(crate) fn http_status(&self) -> Option<u16> {
+        self.http_status
+    }
+
+    fn status_without_trailers(&self) -> (Option<u32>, StatusSource) {
+        match self.http_status {
+            Some(http) if http != 200 => (status::from_http(http), StatusSource::Http),
+            _ => (None, StatusSource::None),
+        }
+    }
+
+    fn finish(
+        &mut self,
+        time: Timestamp,
+        status: Option<u32>,
+        status_source: StatusSource,
+        ended_by: EndedBy,
+        rst_code: Option<u32>,
+    ) {
+        if self.end.is_some() {
+            return;
+        }
+        let mut end = End {
+            time,
+            outcome: Outcome::Unknown,
+            status,
+            status_source,
+            ended_by,
+            rst_code,
+            is_final: rst_code.is_some() || ended_by == EndedBy::Connection || self.response_due.is_some(),
+        };
+        end.outcome = self.outcome_of(end);
+        if ended_by == EndedBy::Client {
+            end.status = match end.outcome {
+                Outcome::Deadline => Some(status::DEADLINE_EXCEEDED),
+                Outcome::Cancelled => Some(status::CANCELLED),
+                _ => None,
+            };
+        }
+        self.end = Some(end);
+    }
+
+    fn outcome_of(&self, end: End) -> Outcome {
+        let by_reset = end.rst_code.is_some();
+        match (end.ended_by, end.status, end.rst_code) {
+            (EndedBy::Connection, Some(_), _) | (EndedBy::Server, _, Some(error_code::REFUSED_STREAM)) => {
+                Outcome::Refused
+            }
+            (EndedBy::Connection, None, _) if self.uncertain => Outcome::Unknown,
+            (EndedBy::Connection, None, _) => Outcome::Aborted,
+            (EndedBy::Client, _, Some(error_code::CANCEL)) => self.cancelled_or_deadline(end.time),
+            (EndedBy::Client, _, Some(error_code::NO_ERROR)) => Outcome::Unknown,
+            (EndedBy::Client, _, _) => Outcome::Error,
+            (EndedBy::Server, Some(status::OK), _) => Outcome::Ok,
+            (EndedBy::Server, Some(status::CANCELLED), _) => self.cancelled_or_deadline(end.time),
+            (EndedBy::Server, Some(status::DEADLINE_EXCEEDED), _) if !by_reset => Outcome::Deadline,
+            (EndedBy::Server, Some(_), _) => Outcome::Error,
+            (EndedBy::Server, None, _) if end.status_source == StatusSource::Unknown => Outcome::Unknown,
+            (EndedBy::Server, None, _) => Outcome::Error,
+        }
+    }
+
+    /// The same frames end a call that was cancelled and one whose deadline passed; the time tells (D4, D5).
+    fn cancelled_or_deadline(&self, end: Timestamp) -> Outcome {
+        let Some(request) = &self.request else { return Outcome::Unknown };
+        match request.timeout {
+            Timeout::Unknown => Outcome::Unknown,
+            Timeout::Absent | Timeout::Invalid => Outcome::Cancelled,
+            Timeout::Ns(timeout) => {
+                let tolerance = EARLY_TOLERANCE_NS.max(timeout / EARLY_TOLERANCE_FRACTION);
+                if end.since(request.time) >= timeout.saturating_sub(tolerance) {
+                    Outcome::Deadline
+                } else {
+                    Outcome::Cancelled
+                }
+            }
+        }
+    }
+}
+
+/// A client's timer may fire this much before the timeout that it sent, as seen here: encoders round up
+/// (C-core by up to a hundredth) and requests queue (checklist D2, D4).
+const EARLY_TOLERANCE_NS: u64 = 1_000_000;
+/// The same for long timeouts: a fiftieth.
+const EARLY_TOLERANCE_FRACTION: u64 = 50;
+
+/// What the wire showed of a call's messages.
+struct Observed {
+    request: Messages,
+    response: Messages,
+    request_ended: bool,
+    response_ended: bool,
+}
+
+impl Observed {
+    /// The call's type, and what it teaches about its method.
+    fn call_type(&self, shape: &mut Shape) -> CallType {
+        shape.streams_requests |= self.request.count > 1;
+        shape.streams_responses |= self.response.count > 1;
+        let complete =
+            self.request.exact && self.response.exact && self.request_ended && self.response_ended;
+        let one_each = complete && self.request.count == 1 && self.response.count == 1;
+        match (shape.streams_requests, shape.streams_responses) {
+            (true, true) => CallType::Bidi,
+            (true, false) if complete && self.response.count == 1 => CallType::ClientStream,
+            (false, true) if self.request.exact && self.request_ended && self.request.count == 1 => {
+                CallType::ServerStream
+            }
+            (false, false) if one_each => {
+                shape.seen_unary = true;
+                CallType::Unary
+            }
+            (false, false) if shape.seen_unary && self.request.exact && self.request.count == 1 => {
+                CallType::Unary
+            }
+            _ => CallType::Unknown,
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! gRPC over HTTP/2 (PROTOCOL-HTTP2.md of the gRPC project): content types, timeouts, statuses, messages.
+
+pub(crate) mod content_type;
+pub(crate) mod messages;
+pub(crate) mod status;
+pub(crate) mod timeout;
