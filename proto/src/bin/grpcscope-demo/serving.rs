@@ -1,0 +1,52 @@
+//! Serves one service until the process is asked to end, and then finishes every call that is open.
+
+use std::convert::Infallible;
+use std::io::Write;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tonic::body::Body;
+use tonic::codegen::{Service as TowerService, http};
+use tonic::server::NamedService;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Endpoint, Server};
+
+use crate::Service;
+use crate::lifetime;
+
+/// Listens, says where as a line of JSON, serves.
+pub(crate) async fn serve<S>(name: &str, options: &Service, service: S) -> anyhow::Result<()>
+where
+    S: TowerService<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+{
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .with_context(|| format!("{name} cannot listen on {}", options.listen))?;
+    let address = listener.local_addr()?;
+    println!(
+        "{}",
+        serde_json::json!({"ready": name, "address": address.to_string(), "pid": std::process::id()})
+    );
+    std::io::stdout().flush()?;
+    Server::builder()
+        .add_service(service)
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            lifetime::is_over(options.common.while_stdin),
+        )
+        .await
+        .with_context(|| format!("{name} failed"))
+}
+
+/// A connection to the next hop, opened with its first call.
+pub(crate) fn next_hop(uri: String) -> anyhow::Result<Channel> {
+    let endpoint =
+        Endpoint::from_shared(uri.clone()).with_context(|| format!("{uri:?} is no address of a service"))?;
+    Ok(endpoint.connect_lazy())
+}
