@@ -3,9 +3,9 @@
 //! The modules follow the way of a test: where things are, what is provisioned, what the clients shall do, what
 //! the applications say that they did, the processes.
 
-pub mod workspace;
-
-pub mod plan;
-pub mod truth;
-pub mod process;
 pub mod apps;
+pub mod plan;
+pub mod process;
+pub mod provision;
+pub mod truth;
+pub mod workspace;

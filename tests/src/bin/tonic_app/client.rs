@@ -51,7 +51,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         (None, None) => anyhow::bail!("say --target or --unix"),
     };
     crate::say(&serde_json::json!({"ready": true, "pid": std::process::id()}));
-    let channel = Endpoint::from_shared(uri.clone())?.connect().await.with_context(|| format!("connect to {uri}"))?;
+    let channel =
+        Endpoint::from_shared(uri.clone())?.connect().await.with_context(|| format!("connect to {uri}"))?;
     let half = if options.hold { calls.len() / 2 } else { calls.len() };
     make_calls(&channel, &truth, &calls, 0..half, &options).await?;
     if options.hold {
@@ -143,7 +144,8 @@ async fn make(channel: &Channel, call: &PlannedCall) -> ClientCall {
 }
 
 async fn exchange(channel: &Channel, call: &PlannedCall, counts: &Arc<Counts>) -> Result<(), Status> {
-    let mut grpc = Grpc::new(channel.clone()).max_decoding_message_size(1 << 26).max_encoding_message_size(1 << 26);
+    let mut grpc =
+        Grpc::new(channel.clone()).max_decoding_message_size(1 << 26).max_encoding_message_size(1 << 26);
     grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let path = PathAndQuery::try_from(format!("/{}/{}", plan::SERVICE, call.method))
         .map_err(|error| Status::internal(error.to_string()))?;
@@ -174,7 +176,11 @@ async fn exchange(channel: &Channel, call: &PlannedCall, counts: &Arc<Counts>) -
     }
 }
 
-async fn receive_all(call: &PlannedCall, counts: &Counts, mut replies: Streaming<Vec<u8>>) -> Result<(), Status> {
+async fn receive_all(
+    call: &PlannedCall,
+    counts: &Counts,
+    mut replies: Streaming<Vec<u8>>,
+) -> Result<(), Status> {
     while let Some(message) = replies.message().await? {
         counts.receive(&message);
         if call.cancel_after_messages == Some(counts.recv_msgs.load(Ordering::Relaxed)) {
