@@ -1,1 +1,11 @@
-//! Placeholder.
+//! Real processes, a real kernel, a real scrape: what the live tests are made of.
+//!
+//! The modules follow the way of a test: where things are, what is provisioned, what the clients shall do, what
+//! the applications say that they did, the processes.
+
+pub mod apps;
+pub mod plan;
+pub mod process;
+pub mod provision;
+pub mod truth;
+pub mod workspace;
