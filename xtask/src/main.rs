@@ -1,1 +1,47 @@
-fn main(){}
+//! `cargo xtask`: everything that is done with this repository and is not a plain `cargo` command.
+//!
+//! Each command is one module (or folder) with an `Args` struct and a `run` function; this file only dispatches.
+
+mod debian;
+mod kernels;
+mod repo;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Build, set-up, tests and kernels of grpcscope.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building and testing need and is missing; does nothing the second time.
+    Setup(setup::Args),
+    /// Set up, then check and test everything: the one command that CI runs.
+    Test(test::Args),
+    /// Check the frame walker on Debian's kernels, each booted in qemu.
+    Kernels(kernels::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup(args) => setup::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Kernels(args) => kernels::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
