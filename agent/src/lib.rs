@@ -1,1 +1,12 @@
-//! x
+//! The agent: loads, attaches, reads, runs the core, publishes, and the commands around that.
+//!
+//! The modules stand in the order in which the data flows; what follows them is the frame: settings, logs,
+//! exit codes and the commands.
+
+pub mod capture;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod exit;
+pub mod logging;
+pub mod output;

@@ -1,1 +1,7 @@
-fn main(){}
+//! The `grpcscope` binary: everything is in the library, so that tests can use it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    agent::cli::main()
+}

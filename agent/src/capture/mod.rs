@@ -1,0 +1,3 @@
+//! Where byte streams come from: the kernel of this machine, or a recording.
+
+pub mod recording;

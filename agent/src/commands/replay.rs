@@ -1,0 +1,358 @@
+//! `grpcscope replay`: shows the gRPC of recordings, by the same core that watches live, without privileges.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use agent_core::observation::{Call, ConnectionSummary, FrameSeen, Outcome};
+use agent_core::{Flow, Limits, Observation, Observer, Timestamp};
+
+use crate::capture::recording::{Container, Endpoints, Event, Statistics, Tracker, container, source};
+use crate::config::Config;
+use crate::exit::Failure;
+use crate::output::call::{CallLine, outcome_name};
+use crate::output::escape::Escaped;
+use crate::output::json::{self, ConnectionLine, SummaryJson};
+use crate::output::table::Table;
+use crate::output::terminal::Look;
+use crate::output::units;
+
+/// Arguments of `replay`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ReplayArgs {
+    /// Recordings: pcap or pcapng, plain or gzip; `-` is the standard input.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// Print one JSON object a line: calls, connections, and a summary at the end.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Print every HTTP/2 frame as JSON, with the values of all headers; together with --json also all else.
+    #[arg(long)]
+    pub frames: bool,
+}
+
+/// Replays the recordings, in order. Each stands alone; connections are numbered through.
+///
+/// # Errors
+/// A recording cannot be read, or not to its end. What stands before that is shown all the same, and the
+/// other recordings too.
+pub fn execute(args: &ReplayArgs, config: &Config) -> Result<(), Failure> {
+    let look = Look::of_stdout(config.log.color);
+    let out = BufWriter::with_capacity(64 * 1024, io::stdout().lock());
+    let mut replay = Replay::new(out, args, look, config.core_limits());
+    match replay.run(args) {
+        // Whoever read the output has seen enough.
+        Err(Failure::Runtime(error)) if is_broken_pipe(&error) => Ok(()),
+        result => result,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+struct Replay<W> {
+    out: W,
+    form: Form,
+    limits: Limits,
+    statistics: Statistics,
+    summary: SummaryJson,
+}
+
+/// What is printed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Form {
+    frames: bool,
+    calls: Calls,
+    look: Look,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Calls {
+    Table,
+    Json,
+    Nothing,
+}
+
+/// What is remembered of a connection until its end.
+struct Known {
+    endpoints: Endpoints,
+    /// By flow: sent, received.
+    next_offset: [Option<u64>; 2],
+    holes: u64,
+}
+
+impl<W: Write> Replay<W> {
+    fn new(out: W, args: &ReplayArgs, look: Look, limits: Limits) -> Self {
+        let calls = match (args.json, args.frames) {
+            (true, _) => Calls::Json,
+            (false, true) => Calls::Nothing,
+            (false, false) => Calls::Table,
+        };
+        Replay {
+            out,
+            form: Form { frames: args.frames, calls, look },
+            limits,
+            statistics: Statistics::default(),
+            summary: SummaryJson { r#type: "summary", complete: true, ..SummaryJson::default() },
+        }
+    }
+
+    fn run(&mut self, args: &ReplayArgs) -> Result<(), Failure> {
+        if self.form.calls == Calls::Table {
+            Table::new(self.form.look).write_header(&mut self.out).map_err(anyhow::Error::from)?;
+        }
+        let several = args.files.len() > 1;
+        let mut failures = Vec::new();
+        for path in &args.files {
+            let label = several.then(|| path.display().to_string());
+            if let Err(failure) = self.replay_file(path, label)? {
+                failures.push(format!("{}: {failure}", path.display()));
+            }
+        }
+        self.summary.complete = failures.is_empty();
+        self.finish().map_err(anyhow::Error::from)?;
+        if failures.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(failures.join("; ")).into()) }
+    }
+
+    /// The outer error is that of the output, the inner one that of the recording.
+    fn replay_file(&mut self, path: &Path, label: Option<String>) -> anyhow::Result<Result<(), String>> {
+        let input = match source::open(path) {
+            Ok(input) => input,
+            Err(error) => return Ok(Err(format!("cannot open the recording: {error}"))),
+        };
+        let mut container = match Container::open(input) {
+            Ok(container) => container,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let mut tracker = Tracker::new(self.statistics.connections);
+        let mut file = OneFile {
+            observer: Observer::new(self.limits.clone()),
+            known: HashMap::default(),
+            label,
+            form: self.form,
+            summary: &mut self.summary,
+            out: &mut self.out,
+            written: Ok(()),
+        };
+        file.observer.trace_frames(self.form.frames);
+        let mut latest = Timestamp(0);
+        let result = loop {
+            match container.next_packet() {
+                Ok(Some(packet)) => {
+                    latest = latest.max(packet.time);
+                    tracker.handle_packet(&packet, &mut |event| file.handle(event));
+                    file.handle_timeouts(latest);
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(container_error(error)),
+            }
+            file.written?;
+            file.written = Ok(());
+        };
+        tracker.finish(&mut |event| file.handle(event));
+        file.observer.finish(latest);
+        file.drain();
+        file.written?;
+        self.statistics.add(tracker.statistics());
+        Ok(result)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        let statistics = &self.statistics;
+        let summary = &mut self.summary;
+        summary.connections = statistics.connections;
+        summary.evicted_connections = statistics.evicted_connections;
+        summary.packets = statistics.packets;
+        summary.bytes = statistics.bytes;
+        summary.stream_bytes = statistics.flows.bytes;
+        summary.duplicate_bytes = statistics.flows.duplicate_bytes;
+        summary.holes = statistics.flows.holes;
+        summary.hole_bytes = statistics.flows.hole_bytes;
+        summary.skipped_packets.clone_from(&statistics.skipped);
+        if statistics.flows.implausible_segments > 0 {
+            summary.skipped_packets.insert("outside_window", statistics.flows.implausible_segments);
+        }
+        match self.form.calls {
+            Calls::Json => json::write_line(&mut self.out, &self.summary)?,
+            Calls::Table => write_summary(&mut self.out, &self.summary)?,
+            Calls::Nothing => {}
+        }
+        self.out.flush()
+    }
+}
+
+fn container_error(error: container::ContainerError) -> String {
+    error.to_string()
+}
+
+/// The replay of one recording.
+struct OneFile<'a, W> {
+    observer: Observer,
+    known: HashMap<u64, Known, foldhash::quality::RandomState>,
+    label: Option<String>,
+    form: Form,
+    summary: &'a mut SummaryJson,
+    out: &'a mut W,
+    /// The first error of the output; after it nothing more is written.
+    written: io::Result<()>,
+}
+
+impl<W: Write> OneFile<'_, W> {
+    fn handle(&mut self, event: Event<'_>) {
+        match event {
+            Event::Opened { connection, endpoints } => {
+                self.known.insert(connection.0, Known { endpoints, next_offset: [None; 2], holes: 0 });
+            }
+            Event::Updated { connection, endpoints } => {
+                if let Some(known) = self.known.get_mut(&connection.0) {
+                    known.endpoints = endpoints;
+                }
+            }
+            Event::Chunk(chunk) => {
+                if let Some(known) = self.known.get_mut(&chunk.connection.0) {
+                    known.count_hole(chunk.flow, chunk.offset, chunk.bytes.len());
+                }
+                self.observer.handle_chunk(chunk);
+                self.drain();
+            }
+            Event::Closed { connection, flow, reset, time } => {
+                self.observer.handle_close(connection, flow, reset, time);
+                self.drain();
+            }
+            Event::Ended { connection, time } => {
+                self.observer.handle_end(connection, time);
+                self.drain();
+                self.known.remove(&connection.0);
+            }
+        }
+    }
+
+    fn handle_timeouts(&mut self, now: Timestamp) {
+        if self.observer.poll_timeout().is_some_and(|due| due <= now) {
+            self.observer.handle_timeout(now);
+            self.drain();
+        }
+    }
+
+    fn drain(&mut self) {
+        while let Some(observation) = self.observer.poll_observation() {
+            let result = match observation {
+                Observation::Frame(frame) => self.show_frame(&frame),
+                Observation::CallEnded(call) => self.show_call(*call),
+                Observation::ConnectionEnded(summary) => self.show_connection(&summary),
+                Observation::ExchangeEnded(_) => {
+                    self.summary.other_exchanges += 1;
+                    Ok(())
+                }
+                Observation::Anomaly(anomaly) => {
+                    *self.summary.anomalies.entry(anomaly.kind).or_default() += 1;
+                    Ok(())
+                }
+                Observation::Connection(_) | Observation::CallStarted(_) => Ok(()),
+            };
+            if self.written.is_ok() {
+                self.written = result;
+            }
+        }
+    }
+
+    fn show_frame(&mut self, frame: &FrameSeen) -> io::Result<()> {
+        if !self.form.frames || self.written.is_err() {
+            return Ok(());
+        }
+        let opened_by = self.known.get(&frame.connection.0).and_then(|known| known.endpoints.opened_by);
+        json::write_frame(self.out, frame, opened_by.map(|client| client == frame.flow))
+    }
+
+    fn show_call(&mut self, call: Call) -> io::Result<()> {
+        self.summary.calls += 1;
+        *self.summary.outcomes.entry(outcome_name(call.outcome)).or_default() += 1;
+        self.summary.refused += u64::from(call.outcome == Outcome::Refused);
+        if self.written.is_err() {
+            return Ok(());
+        }
+        let (client, server) = self.roles(call.connection.0, call.client_flow);
+        let line = CallLine {
+            connection: call.connection.0,
+            side: None,
+            client,
+            server,
+            process: None,
+            unix_offset_ns: 0,
+            file: self.label.clone(),
+            call,
+        };
+        match self.form.calls {
+            Calls::Json => json::write_call(self.out, &line),
+            Calls::Table => Table::new(self.form.look).write_call(self.out, &line),
+            Calls::Nothing => Ok(()),
+        }
+    }
+
+    fn show_connection(&mut self, summary: &ConnectionSummary) -> io::Result<()> {
+        self.summary.http2_connections += u64::from(summary.http2);
+        if self.form.calls != Calls::Json || self.written.is_err() {
+            return Ok(());
+        }
+        let connection = summary.connection.0;
+        let (client, server) = self.roles(connection, summary.client_flow);
+        let holes = self.known.get(&connection).map_or(0, |known| known.holes);
+        let line = ConnectionLine { connection, client, server, holes, file: self.label.clone() };
+        json::write_connection(self.out, &line, summary)
+    }
+
+    fn roles(&self, connection: u64, client_flow: Option<Flow>) -> (Option<String>, Option<String>) {
+        let roles = self.known.get(&connection).and_then(|known| known.endpoints.roles(client_flow));
+        roles.map(|(client, server)| (client.to_string(), server.to_string())).unzip()
+    }
+}
+
+impl Known {
+    fn count_hole(&mut self, flow: Flow, offset: u64, bytes: usize) {
+        let next = &mut self.next_offset[usize::from(flow == Flow::Received)];
+        // What was left out before a flow was joined is no hole.
+        self.holes += u64::from(next.map_or(bytes == 0, |next| offset > next));
+        *next = Some(offset + bytes as u64);
+    }
+}
+
+/// The summary for people.
+fn write_summary(out: &mut impl Write, summary: &SummaryJson) -> io::Result<()> {
+    let list = |counts: &BTreeMap<&'static str, u64>| {
+        let parts: Vec<String> =
+            counts.iter().map(|(name, count)| format!("{count} {}", Escaped(name))).collect();
+        parts.join(", ")
+    };
+    writeln!(out)?;
+    match summary.calls {
+        0 => writeln!(out, "no gRPC calls")?,
+        calls => writeln!(out, "{calls} calls: {}", list(&summary.outcomes))?,
+    }
+    writeln!(
+        out,
+        "{} TCP connections, {} of them HTTP/2; {} packets, {}",
+        summary.connections,
+        summary.http2_connections,
+        summary.packets,
+        units::bytes(summary.bytes),
+    )?;
+    if summary.other_exchanges > 0 {
+        writeln!(out, "{} HTTP/2 exchanges that are not gRPC", summary.other_exchanges)?;
+    }
+    if summary.holes > 0 {
+        writeln!(out, "{} holes, {} missing", summary.holes, units::bytes(summary.hole_bytes))?;
+    }
+    if !summary.skipped_packets.is_empty() {
+        writeln!(out, "packets skipped: {}", list(&summary.skipped_packets))?;
+    }
+    if !summary.anomalies.is_empty() {
+        writeln!(out, "anomalies: {}", list(&summary.anomalies))?;
+    }
+    if summary.evicted_connections > 0 {
+        writeln!(out, "{} connections given up, since too many were open", summary.evicted_connections)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! Settings: flags before environment before file before defaults, resolved once into one plain struct.
+//!
+//! Every setting has one name, `section.key`. In the file (YAML) it is nested, in the environment it is
+//! `GRPCSCOPE_SECTION_KEY`. A name that is not known is an error in the file; in the environment it is not,
+//! since Kubernetes puts variables like `GRPCSCOPE_SERVICE_HOST` there for a service of this name.
+
+pub mod environment;
+pub mod file;
+pub mod values;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agent_core::Limits;
+use serde::{Deserialize, Serialize};
+
+use crate::output::terminal::ColorChoice;
+use values::{Age, ByteSize, LogFilter};
+
+/// Read if it is there and no other file is named.
+pub const DEFAULT_FILE: &str = "/etc/grpcscope/config.yaml";
+
+/// All settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What is served.
+    pub http: HttpConfig,
+    /// How the kernel is watched.
+    pub capture: CaptureConfig,
+    /// Bounds: memory follows these, not the traffic.
+    pub limits: LimitsConfig,
+    /// What the agent says about itself.
+    pub log: LogConfig,
+}
+
+/// What is served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Address of `/metrics`, `/healthz`, `/readyz` and `/`. Loopback by default, since the metrics name
+    /// methods and peers; the DaemonSet sets `0.0.0.0`.
+    pub listen: SocketAddr,
+}
+
+/// How the kernel is watched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CaptureConfig {
+    /// Which programs are attached.
+    pub backend: Backend,
+    /// Size of the ring between kernel and agent: a power of two.
+    pub ring_bytes: ByteSize,
+}
+
+/// Ways to see socket calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Backend {
+    /// What this kernel does best.
+    #[default]
+    Auto,
+    /// The tracepoints of the socket layer (Linux 6.3 and newer).
+    TpBtf,
+    /// The ends of kernel functions (Linux 5.5 and newer).
+    Fexit,
+}
+
+/// Bounds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Connections followed at once.
+    pub connections: usize,
+    /// Open streams followed on one connection.
+    pub streams_per_connection: usize,
+    /// Distinct method names; further ones are counted as `_OTHER`.
+    pub methods: usize,
+    /// Label sets of metrics that are kept at once: 4,000 make about 15 MB of text for a scrape.
+    pub series: usize,
+    /// A label set that saw nothing for so long is given up.
+    pub series_ttl: Age,
+}
+
+/// What the agent says about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter like `info,agent::capture=debug`.
+    pub level: LogFilter,
+    /// Lines for people or for machines.
+    pub format: LogFormat,
+    /// When to colour.
+    pub color: ColorChoice,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// A line of text for each event.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        // 9464 is what OpenTelemetry's Prometheus exporters use.
+        HttpConfig { listen: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9464) }
+    }
+}
+
+impl Default for CaptureConfig {
+    fn default() -> Self {
+        CaptureConfig { backend: Backend::Auto, ring_bytes: ByteSize(16 << 20) }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        LimitsConfig {
+            connections: 65_536,
+            streams_per_connection: 4_096,
+            methods: 1_000,
+            series: 4_000,
+            series_ttl: Age(Duration::from_secs(600)),
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig { level: LogFilter::default(), format: LogFormat::Text, color: ColorChoice::Auto }
+    }
+}
+
+/// A wrong setting; the text says where it stands and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(pub String);
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl From<ConfigError> for crate::exit::Failure {
+    fn from(error: ConfigError) -> Self {
+        crate::exit::Failure::Config(error.0)
+    }
+}
+
+/// What the command line says about settings.
+#[derive(Clone, Debug, Default)]
+pub struct FlagLayer {
+    /// `--config`.
+    pub file: Option<PathBuf>,
+    /// `--listen`.
+    pub listen: Option<SocketAddr>,
+    /// `--capture`.
+    pub backend: Option<Backend>,
+    /// `--log-level`, `-v`, `-q`.
+    pub log_level: Option<LogFilter>,
+    /// `--log-format`.
+    pub log_format: Option<LogFormat>,
+    /// `--color`.
+    pub color: Option<ColorChoice>,
+}
+
+impl Config {
+    /// Resolves all layers. `variable` looks up the environment.
+    ///
+    /// # Errors
+    /// The first setting that is wrong, wherever it stands.
+    pub fn resolve(
+        flags: &FlagLayer,
+        variable: &dyn Fn(&str) -> Option<std::ffi::OsString>,
+    ) -> Result<Config, ConfigError> {
+        let named = flags.file.clone().or_else(|| variable("GRPCSCOPE_CONFIG").map(PathBuf::from));
+        let mut config = match named {
+            Some(path) => file::read(&path)?,
+            None if Path::new(DEFAULT_FILE).exists() => file::read(Path::new(DEFAULT_FILE))?,
+            None => Config::default(),
+        };
+        environment::apply(&mut config, variable)?;
+        config.apply_flags(flags);
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn apply_flags(&mut self, flags: &FlagLayer) {
+        fn set<T: Clone>(setting: &mut T, flag: Option<&T>) {
+            if let Some(value) = flag {
+                setting.clone_from(value);
+            }
+        }
+        set(&mut self.http.listen, flags.listen.as_ref());
+        set(&mut self.capture.backend, flags.backend.as_ref());
+        set(&mut self.log.level, flags.log_level.as_ref());
+        set(&mut self.log.format, flags.log_format.as_ref());
+        set(&mut self.log.color, flags.color.as_ref());
+    }
+
+    /// What the types alone do not hold.
+    fn validate(&self) -> Result<(), ConfigError> {
+        let ring = self.capture.ring_bytes.0;
+        if !ring.is_power_of_two() || !(64 << 10..=1 << 30).contains(&ring) {
+            return Err(ConfigError(format!(
+                "capture.ring_bytes is {}: it must be a power of two from 64KiB to 1GiB, for example 16MiB",
+                self.capture.ring_bytes
+            )));
+        }
+        let limits = &self.limits;
+        for (name, value) in [
+            ("limits.connections", limits.connections),
+            ("limits.streams_per_connection", limits.streams_per_connection),
+            ("limits.methods", limits.methods),
+            ("limits.series", limits.series),
+        ] {
+            if value == 0 {
+                return Err(ConfigError(format!("{name} is 0: it must be at least 1")));
+            }
+        }
+        if limits.series_ttl.0 < Duration::from_secs(1) {
+            let ttl = &limits.series_ttl;
+            return Err(ConfigError(format!("limits.series_ttl is {ttl}: it must be at least 1s")));
+        }
+        Ok(())
+    }
+
+    /// The bounds of the core.
+    #[must_use]
+    pub fn core_limits(&self) -> Limits {
+        Limits {
+            connections: self.limits.connections,
+            streams_per_connection: self.limits.streams_per_connection,
+            ..Limits::default()
+        }
+    }
+
+    /// The settings as a configuration file.
+    ///
+    /// # Errors
+    /// They cannot be written as YAML, which would be our bug.
+    pub fn to_yaml(&self) -> anyhow::Result<String> {
+        serde_saphyr::to_string(self).map_err(|error| anyhow::anyhow!("print the configuration: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! Which layer wins, and what a wrong setting is answered with.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Write;
+
+use super::*;
+
+fn resolve(
+    file: Option<&str>,
+    variables: &[(&str, &str)],
+    mut flags: FlagLayer,
+) -> Result<Config, ConfigError> {
+    let variables: BTreeMap<String, OsString> =
+        variables.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))).collect();
+    let path = std::env::temp_dir().join(format!(
+        "grpcscope-config-{}-{:?}.yaml",
+        std::process::id(),
+        std::thread::current().id()
+    ));
+    let path_of_none = std::path::PathBuf::from("/dev/null");
+    flags.file = Some(path_of_none);
+    if let Some(text) = file {
+        let mut out = std::fs::File::create(&path).expect("the temporary directory can be written to");
+        out.write_all(text.as_bytes()).expect("the file can be written");
+        flags.file = Some(path.clone());
+    }
+    let result = Config::resolve(&flags, &|name| variables.get(name).cloned());
+    if file.is_some() {
+        std::fs::remove_file(&path).expect("the file is still there");
+    }
+    result.map_err(|error| ConfigError(error.0.replace(&path.display().to_string(), "FILE")))
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().expect("it is an address")
+}
+
+#[test]
+fn flags_win_over_environment_over_file_over_defaults() {
+    let file = Some("http:\n  listen: 10.0.0.1:1\n");
+    let variables = [("GRPCSCOPE_HTTP_LISTEN", "10.0.0.2:2")];
+    let flags = FlagLayer { listen: Some(address("10.0.0.3:3")), ..FlagLayer::default() };
+    let listen = |file, variables: &[(&str, &str)], flags| {
+        resolve(file, variables, flags).expect("all layers are right").http.listen
+    };
+    assert_eq!(listen(file, &variables, flags), address("10.0.0.3:3"));
+    assert_eq!(listen(file, &variables, FlagLayer::default()), address("10.0.0.2:2"));
+    assert_eq!(listen(file, &[], FlagLayer::default()), address("10.0.0.1:1"));
+    assert_eq!(listen(None, &[], FlagLayer::default()), address("127.0.0.1:9464"));
+}
+
+#[test]
+fn a_setting_in_one_layer_leaves_the_others_alone() {
+    let config = resolve(
+        Some("limits:\n  series: 7\n  series_ttl: 90s\ncapture: {ring_bytes: 64KiB}\n"),
+        &[("GRPCSCOPE_LIMITS_METHODS", "8"), ("GRPCSCOPE_CAPTURE_BACKEND", "fexit")],
+        FlagLayer { log_format: Some(LogFormat::Json), ..FlagLayer::default() },
+    )
+    .expect("all layers are right");
+    let defaults = LimitsConfig::default();
+    assert_eq!((config.limits.series, config.limits.methods), (7, 8));
+    assert_eq!(config.limits.series_ttl, Age(Duration::from_secs(90)));
+    assert_eq!(config.limits.connections, defaults.connections);
+    assert_eq!(config.capture, CaptureConfig { backend: Backend::Fexit, ring_bytes: ByteSize(65_536) });
+    assert_eq!(config.log, LogConfig { format: LogFormat::Json, ..LogConfig::default() });
+}
+
+#[test]
+fn every_setting_can_be_set_by_the_environment() {
+    let defaults = serde_json::to_value(Config::default()).expect("settings can be written");
+    let mut keys = Vec::new();
+    for (section, settings) in defaults.as_object().expect("sections") {
+        for key in settings.as_object().expect("keys").keys() {
+            keys.push(format!("GRPCSCOPE_{section}_{key}").to_uppercase());
+        }
+    }
+    assert!(keys.len() >= 11, "{keys:?}");
+    for key in keys {
+        // No setting takes this value, so a variable that is looked at is refused by its name.
+        let error = resolve(None, &[(&key, "\u{1F600}")], FlagLayer::default())
+            .expect_err("every variable is looked at");
+        assert!(error.0.starts_with(&key), "{error}");
+    }
+}
+
+#[test]
+fn the_log_level_of_the_environment_is_ours_before_that_of_everybody() {
+    let level = |variables: &[(&str, &str)]| {
+        resolve(None, variables, FlagLayer::default()).expect("levels").log.level.to_string()
+    };
+    assert_eq!(level(&[("RUST_LOG", "debug")]), "debug");
+    assert_eq!(level(&[("RUST_LOG", "debug"), ("GRPCSCOPE_LOG_LEVEL", "warn")]), "warn");
+}
+
+#[test]
+fn variables_that_kubernetes_sets_for_a_service_are_ignored() {
+    let variables = [("GRPCSCOPE_SERVICE_HOST", "10.0.0.1"), ("GRPCSCOPE_PORT", "tcp://10.0.0.1:9464")];
+    assert_eq!(resolve(None, &variables, FlagLayer::default()), Ok(Config::default()));
+}
+
+#[test]
+fn a_wrong_setting_is_answered_with_its_place_and_what_would_be_right() {
+    let cases: [(&str, &str); 9] = [
+        ("http:\n  lisen: 127.0.0.1:1\n", "FILE:2:3: unknown key `lisen`, did you mean `listen`?"),
+        ("limit:\n  series: 1\n", "FILE:1:1: unknown key `limit`, did you mean `limits`?"),
+        ("foo: 1\n", "FILE:1:1: unknown key `foo`, possible here: http, capture, limits, log"),
+        ("capture:\n  backend: fxit\n", "FILE:2:12: unknown value `fxit`, did you mean `fexit`?"),
+        ("limits:\n  series: many\n", "FILE:2:11: "),
+        ("capture:\n  ring_bytes: 16MB\n", "`16MB` is no size: write it like 65536, 64KiB, 16MiB or 1GiB"),
+        ("capture:\n  ring_bytes: 100000\n", "capture.ring_bytes is 100000: it must be a power of two"),
+        ("limits: {series: 0}\n", "limits.series is 0: it must be at least 1"),
+        ("http: [\n", "FILE:"),
+    ];
+    for (file, expected) in cases {
+        let error = resolve(Some(file), &[], FlagLayer::default()).expect_err(file);
+        assert!(error.0.contains(expected), "{file:?} gave {error}");
+        assert!(!error.0.contains('\n'), "more than one line: {error:?}");
+    }
+}
+
+#[test]
+fn a_file_with_nothing_in_it_means_the_defaults() {
+    for text in ["", "\n\n", "# only\n  # comments\n", "{}", "http: {}\n"] {
+        assert_eq!(resolve(Some(text), &[], FlagLayer::default()), Ok(Config::default()), "{text:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_an_error_if_it_was_named() {
+    let flags = FlagLayer { file: Some("/nonexistent/x.yaml".into()), ..FlagLayer::default() };
+    let error = Config::resolve(&flags, &|_| None).expect_err("there is no such file");
+    assert!(error.0.starts_with("/nonexistent/x.yaml: cannot read the configuration: "), "{error}");
+}
+
+#[test]
+fn what_is_printed_reads_back_the_same() {
+    let mut config = Config::default();
+    config.http.listen = address("[::]:9464");
+    config.limits.series_ttl = Age(Duration::from_millis(1_500));
+    config.log.level = "info,agent::capture=debug".parse().expect("a filter");
+    let yaml = config.to_yaml().expect("settings can be written");
+    assert_eq!(file::parse(&yaml), Ok(config), "{yaml}");
+}

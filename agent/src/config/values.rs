@@ -1,0 +1,204 @@
+//! Values of settings that people write in their own way: sizes, ages, log filters.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::ser::{Serialize, Serializer};
+
+/// Bytes: `65536`, `64KiB`, `16MiB`, `1GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteSize(pub u64);
+
+/// A length of time: `90s`, `10m`, `6h`; a bare number is seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age(pub Duration);
+
+/// A log level, or a filter by module in the syntax of `RUST_LOG`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFilter(String);
+
+impl LogFilter {
+    /// The text that the filter was made from, which is known to be right.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for LogFilter {
+    fn default() -> Self {
+        LogFilter(String::from("info"))
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no size: write it like 65536, 64KiB, 16MiB or 1GiB");
+        let (number, unit) = split_unit(text).ok_or_else(wrong)?;
+        let shift = match unit {
+            "" | "B" => 0,
+            "KiB" => 10,
+            "MiB" => 20,
+            "GiB" => 30,
+            _ => return Err(wrong()),
+        };
+        number.checked_mul(1 << shift).map(ByteSize).ok_or_else(wrong)
+    }
+}
+
+impl FromStr for Age {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no duration: write it like 500ms, 90s, 10m or 6h");
+        let (number, unit) = split_unit(text).ok_or_else(wrong)?;
+        let ms = match unit {
+            "ms" => 1,
+            "" | "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(wrong()),
+        };
+        number.checked_mul(ms).map(|ms| Age(Duration::from_millis(ms))).ok_or_else(wrong)
+    }
+}
+
+impl FromStr for LogFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let is_level = |word: &str| {
+            ["off", "error", "warn", "info", "debug", "trace"]
+                .iter()
+                .any(|level| word.eq_ignore_ascii_case(level))
+        };
+        // A bare word would be taken for the name of a module, which hides a misspelt level.
+        let is_filter = text.split(',').all(|directive| {
+            is_level(directive) || directive.rsplit_once('=').is_some_and(|(_, l)| is_level(l))
+        });
+        if is_filter && tracing_subscriber::EnvFilter::try_new(text).is_ok() {
+            return Ok(LogFilter(text.to_owned()));
+        }
+        Err(format!(
+            "`{text}` is no log level: write error, warn, info, debug or trace, or a filter like info,agent=debug"
+        ))
+    }
+}
+
+fn split_unit(text: &str) -> Option<(u64, &str)> {
+    let text = text.trim();
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    Some((text[..end].parse().ok()?, text[end..].trim_start()))
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
+            if self.0 >= 1 << shift && self.0.is_multiple_of(1 << shift) {
+                return write!(f, "{}{unit}", self.0 >> shift);
+            }
+        }
+        write!(f, "{}", self.0)
+    }
+}
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = self.0.as_millis();
+        for (unit_ms, unit) in [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")] {
+            if ms >= unit_ms && ms.is_multiple_of(unit_ms) {
+                return write!(f, "{}{unit}", ms / unit_ms);
+            }
+        }
+        write!(f, "{ms}ms")
+    }
+}
+
+impl fmt::Display for LogFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Reads a number or a text by the type's own grammar.
+struct Scalar<T>(PhantomData<T>);
+
+impl<T: FromStr<Err = String>> Visitor<'_> for Scalar<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number or a text")
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
+macro_rules! serde_by_text {
+    ($($type:ty),+) => {$(
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str(Scalar(PhantomData))
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    )+};
+}
+
+serde_by_text!(ByteSize, Age, LogFilter);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_durations_read_back_as_they_are_shown() {
+        for text in ["65536", "64KiB", "16MiB", "1GiB", "1000"] {
+            let size: ByteSize = text.parse().expect("it is a size");
+            assert_eq!(size.to_string().parse::<ByteSize>(), Ok(size));
+        }
+        for (text, shown) in
+            [("90", "90s"), ("600s", "10m"), ("6h", "6h"), ("48h", "2d"), ("1500ms", "1500ms")]
+        {
+            let age: Age = text.parse().expect("it is a duration");
+            assert_eq!(age.to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_an_example() {
+        for text in ["", "16MB", "-1", "1.5GiB", "99999999999999999999", "99999999999GiB"] {
+            assert!(text.parse::<ByteSize>().is_err_and(|error| error.contains("16MiB")), "{text}");
+        }
+        for text in ["", "10x", "1e3", "18446744073709551615h"] {
+            assert!(text.parse::<Age>().is_err_and(|error| error.contains("90s")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_log_level_is_not_taken_for_a_module() {
+        for text in ["info", "DEBUG", "warn,agent::capture=trace", "agent=debug,info"] {
+            assert!(text.parse::<LogFilter>().is_ok(), "{text}");
+        }
+        for text in ["inof", "", "agent", "agent=loud", "info,"] {
+            assert!(text.parse::<LogFilter>().is_err(), "{text}");
+        }
+    }
+}

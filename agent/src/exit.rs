@@ -1,0 +1,80 @@
+//! How the program ends: exit codes, and the one line that says why.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | it failed while it ran |
+//! | 2 | the command line is wrong (as clap has it) |
+//! | 77 | a permission is missing (`EX_NOPERM` of sysexits) |
+//! | 78 | the configuration is wrong (`EX_CONFIG`); nothing was attached |
+//! | 130, 143 | stopped by SIGINT or SIGTERM, after everything was detached |
+
+use std::fmt;
+use std::process::ExitCode;
+
+use crate::output::escape::Escaped;
+
+/// Why a command did not succeed.
+#[derive(Debug)]
+pub enum Failure {
+    /// It failed while it ran.
+    Runtime(anyhow::Error),
+    /// What was asked for contradicts itself.
+    Usage(String),
+    /// The system does not allow it; the text says what would.
+    NoPermission(String),
+    /// The configuration is wrong; the text says where.
+    Config(String),
+    /// A signal asked for the end, and it came in good order.
+    Signal(StopSignal),
+}
+
+/// A signal that asks the program to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopSignal {
+    /// Ctrl-C.
+    Interrupt,
+    /// What service managers send.
+    Terminate,
+}
+
+impl Failure {
+    /// The exit code.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Failure::Runtime(_) => 1,
+            Failure::Usage(_) => 2,
+            Failure::NoPermission(_) => 77,
+            Failure::Config(_) => 78,
+            Failure::Signal(StopSignal::Interrupt) => 130,
+            Failure::Signal(StopSignal::Terminate) => 143,
+        }
+    }
+
+    /// Writes the line to the standard error and returns the exit code.
+    #[must_use]
+    pub fn report(&self) -> ExitCode {
+        if !matches!(self, Failure::Signal(_)) {
+            eprintln!("grpcscope: {}", Escaped(&self.to_string()));
+        }
+        ExitCode::from(self.code())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Runtime(error) => write!(f, "{error:#}"),
+            Failure::Usage(text) | Failure::NoPermission(text) | Failure::Config(text) => f.write_str(text),
+            Failure::Signal(StopSignal::Interrupt) => f.write_str("interrupted"),
+            Failure::Signal(StopSignal::Terminate) => f.write_str("terminated"),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Failure::Runtime(error)
+    }
+}
