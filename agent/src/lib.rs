@@ -1,1 +1,3 @@
-//! x
+//! The agent: reads what the kernel side captured, runs the core, publishes what was understood.
+
+pub mod metrics;
