@@ -4,9 +4,10 @@
 //! exit codes and the commands.
 
 pub mod capture;
+pub mod metrics;
+pub mod output;
+pub mod config;
+pub mod logging;
+pub mod exit;
 pub mod cli;
 pub mod commands;
-pub mod config;
-pub mod exit;
-pub mod logging;
-pub mod output;

@@ -1,0 +1,283 @@
+//! Every metric that the agent exports, once: name, type, unit, help, labels.
+//!
+//! The exposition takes its descriptors from here and `docs/metrics.md` is written from here, so that code
+//! and documentation cannot disagree; tests hold that nothing else is exported.
+//!
+//! `rpc_*` follows the OpenTelemetry RPC conventions (v1.39 to v1.44: `rpc_response_status_code`), `grpc_*`
+//! follows gRFC A66 (labels `grpc_method`, `grpc_status`), `process_*` the Prometheus client libraries;
+//! the rest is ours and begins with `grpcscope_`.
+
+use prometheus_client::registry::Unit;
+
+/// What kind of series a family has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows; starts again at zero with the agent, or after the series expired.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Classic buckets in every format, native buckets as well in protobuf.
+    Histogram,
+}
+
+impl Kind {
+    /// The word of the exposition formats.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric family.
+#[derive(Debug)]
+pub struct Family {
+    /// Name as it is queried; of a histogram without `_bucket`, `_sum` or `_count`.
+    pub name: &'static str,
+    /// Type.
+    pub kind: Kind,
+    /// Base unit, which the name carries.
+    pub unit: Option<&'static str>,
+    /// One sentence, or two.
+    pub help: &'static str,
+    /// Labels that a series can have.
+    pub labels: &'static [&'static str],
+}
+
+impl Family {
+    /// The name without the unit and without `_total`, as the registry wants it.
+    #[must_use]
+    pub fn stem(&self) -> &'static str {
+        let name = match self.kind {
+            Kind::Counter => self.name.strip_suffix("_total").unwrap_or(self.name),
+            Kind::Gauge | Kind::Histogram => self.name,
+        };
+        match self.unit {
+            Some(unit) => name.strip_suffix(unit).and_then(|rest| rest.strip_suffix('_')).unwrap_or(name),
+            None => name,
+        }
+    }
+
+    /// The unit as the registry wants it.
+    #[must_use]
+    pub fn client_unit(&self) -> Option<Unit> {
+        match self.unit {
+            Some("seconds") => Some(Unit::Seconds),
+            Some("bytes") => Some(Unit::Bytes),
+            Some(other) => Some(Unit::Other(other.to_owned())),
+            None => None,
+        }
+    }
+}
+
+/// Labels that say which workload a series belongs to. `container_id` is off by default.
+const DURATION_SERVER: &[&str] = &[
+    "rpc_system_name",
+    "rpc_method",
+    "rpc_response_status_code",
+    "error_type",
+    "service_name",
+    "container_id",
+];
+/// The same with the peer's address, which is off by default.
+const DURATION_CLIENT: &[&str] = &[
+    "rpc_system_name",
+    "rpc_method",
+    "rpc_response_status_code",
+    "error_type",
+    "service_name",
+    "container_id",
+    "server_address",
+    "server_port",
+];
+const A66_METHOD: &[&str] = &["grpc_method", "service_name", "container_id", "server_address", "server_port"];
+const A66_METHOD_STATUS: &[&str] =
+    &["grpc_method", "grpc_status", "service_name", "container_id", "server_address", "server_port"];
+
+macro_rules! families {
+    ($($(#[$group:meta])* $id:ident = $kind:ident $name:literal $(in $unit:literal)?, $labels:expr, $help:literal;)+) => {
+        $($(#[$group])* #[doc = $help] pub static $id: Family = Family {
+            name: $name,
+            kind: Kind::$kind,
+            unit: families!(@unit $($unit)?),
+            help: $help,
+            labels: $labels,
+        };)+
+
+        /// All of them, in the order in which they are exported and documented.
+        pub static CATALOGUE: &[&Family] = &[$(&$id),+];
+    };
+    (@unit) => { None };
+    (@unit $unit:literal) => { Some($unit) };
+}
+
+/// Labels of what is counted for a method on one side.
+macro_rules! method_labels {
+    ($($label:literal),*) => {
+        &["side", "rpc_method", "service_name", "container_id", "server_address", "server_port" $(, $label)*]
+    };
+}
+
+/// Labels of what is counted for a workload.
+macro_rules! workload_labels {
+    ($($label:literal),*) => {
+        &["service_name", "container_id", "server_address", "server_port" $(, $label)*]
+    };
+}
+
+families! {
+    SERVER_DURATION = Histogram "rpc_server_call_duration_seconds" in "seconds", DURATION_SERVER,
+        "Duration of calls that the workload served, from the request's headers to the call's end.";
+    CLIENT_DURATION = Histogram "rpc_client_call_duration_seconds" in "seconds", DURATION_CLIENT,
+        "Duration of calls that the workload made, from the request's headers to the call's end; a retry is a call of its own.";
+
+    SERVER_STARTED = Counter "grpc_server_call_started_total", A66_METHOD,
+        "Calls that were seen to start on the server's side.";
+    CLIENT_STARTED = Counter "grpc_client_attempt_started_total", A66_METHOD,
+        "Call attempts that were seen to start on the client's side.";
+    SERVER_SENT = Histogram "grpc_server_call_sent_total_compressed_message_size_bytes" in "bytes", A66_METHOD_STATUS,
+        "Bytes of the messages that the server sent in one call, compressed as on the wire, without prefixes and framing.";
+    SERVER_RECEIVED = Histogram "grpc_server_call_rcvd_total_compressed_message_size_bytes" in "bytes", A66_METHOD_STATUS,
+        "Bytes of the messages that the server received in one call, compressed as on the wire, without prefixes and framing.";
+    CLIENT_SENT = Histogram "grpc_client_attempt_sent_total_compressed_message_size_bytes" in "bytes", A66_METHOD_STATUS,
+        "Bytes of the messages that the client sent in one attempt, compressed as on the wire, without prefixes and framing.";
+    CLIENT_RECEIVED = Histogram "grpc_client_attempt_rcvd_total_compressed_message_size_bytes" in "bytes", A66_METHOD_STATUS,
+        "Bytes of the messages that the client received in one attempt, compressed as on the wire, without prefixes and framing.";
+
+    IN_FLIGHT = Gauge "grpcscope_calls_in_flight", method_labels!(),
+        "Calls that were seen to start and have not ended.";
+    ENDED = Counter "grpcscope_calls_ended_total", method_labels!("outcome", "start"),
+        "Calls that ended, by outcome; outcome evicted is a call that was given up while open. With start seen: started = ended + in flight.";
+    DEADLINES = Counter "grpcscope_call_deadlines_total", method_labels!("deadline"),
+        "Calls that were seen to start, by their grpc-timeout: set, none (the call can hang for ever), invalid, unresolved.";
+    DEADLINES_EXCEEDED = Counter "grpcscope_call_deadlines_exceeded_total", method_labels!("ended_by"),
+        "Calls that ended since their deadline passed, by the end that gave up first.";
+    TIMEOUT = Histogram "grpcscope_call_timeout_seconds" in "seconds", method_labels!(),
+        "The grpc-timeout that requests carried. Bounds lie between round numbers, since encoders round differently.";
+    MESSAGES = Counter "grpcscope_call_messages_total", method_labels!("direction"),
+        "Messages of calls that ended, as the workload sent and received them.";
+    UNMEASURED = Counter "grpcscope_calls_unmeasured_total", method_labels!("histogram"),
+        "Ended calls that are left out of a histogram, since they were not seen whole: duration, sent or received message bytes.";
+
+    CONNECTIONS = Gauge "grpcscope_connections", workload_labels!("side", "state"),
+        "Open HTTP/2 connections by what is understood of them: synced, late (joined in the middle), desynced.";
+    CONNECTIONS_OPENED = Counter "grpcscope_connections_opened_total", workload_labels!(),
+        "Connections that were recognised as HTTP/2.";
+    CONNECTIONS_CLOSED = Counter "grpcscope_connections_closed_total", workload_labels!(),
+        "HTTP/2 connections that ended or were forgotten.";
+    CONNECTION_STATES = Counter "grpcscope_connection_state_changes_total", workload_labels!("state"),
+        "Times that a connection entered a state.";
+    RST_STREAMS = Counter "grpcscope_rst_streams_total", workload_labels!("side", "sender", "code"),
+        "Calls that an RST_STREAM ended, by its sender and error code (RFC 9113 section 7).";
+    EXCHANGES = Counter "grpcscope_http_exchanges_total", workload_labels!("side", "protocol"),
+        "HTTP/2 exchanges that were not gRPC, by protocol: grpc_web, http, unresolved.";
+    CALLS_WITHOUT_SIDE = Counter "grpcscope_calls_without_side_total", workload_labels!(),
+        "Ended calls of connections joined so late that client and server could not be told apart; counted nowhere else.";
+
+    BUILD_INFO = Gauge "grpcscope_build_info", &["version", "revision"],
+        "Always 1; the labels say what runs.";
+    BACKEND_INFO = Gauge "grpcscope_backend_info", &["backend", "reason"],
+        "Always 1; the way in which socket calls are captured, and why that one.";
+    EVENTS_PRODUCED = Counter "grpcscope_kernel_events_produced_total", &[],
+        "Records that the kernel side wanted to hand over. Equals received plus lost.";
+    EVENTS_RECEIVED = Counter "grpcscope_kernel_events_received_total", &[],
+        "Records that the agent has read.";
+    EVENTS_LOST = Counter "grpcscope_kernel_events_lost_total", &["reason"],
+        "Records that were lost between the kernel and the agent, by reason.";
+    KERNEL_NOTES = Counter "grpcscope_kernel_notes_total", &["kind"],
+        "What the kernel side counts besides: bytes left out, budgets reached, memory not read.";
+    PROGRAM_MISSES = Counter "grpcscope_kernel_program_missed_runs_total", &["program"],
+        "Runs of a kernel program that the kernel skipped, since it ran already on that CPU.";
+    ANOMALIES = Counter "grpcscope_anomalies_total", &["kind"],
+        "Things on the wire that the protocols do not allow, or that the agent gave up on.";
+    READER_LAG = Gauge "grpcscope_reader_lag_seconds" in "seconds", &["reader"],
+        "Age of the newest record when it was last read: how far the agent is behind the kernel.";
+    SERIES = Gauge "grpcscope_series", &[],
+        "Series that exist now for calls and connections, as Prometheus counts them: a histogram is one for each bucket, and two.";
+    SERIES_LIMIT = Gauge "grpcscope_series_limit", &[],
+        "Most series that may exist for calls and connections.";
+    SERIES_DROPPED = Counter "grpcscope_series_dropped_total", &["limit"],
+        "Observations counted under _OTHER, since the label set they ask for is beyond a limit: series, or methods of a service.";
+    SERIES_EXPIRED = Counter "grpcscope_series_expired_total", &[],
+        "Series removed, since nothing happened to them for the time of metrics.series_ttl.";
+    SCRAPE_DURATION = Gauge "grpcscope_scrape_duration_seconds" in "seconds", &[],
+        "Time that it took to write the last answer to a scrape.";
+    SCRAPES = Counter "grpcscope_scrapes_total", &["format"],
+        "Scrapes answered, by format.";
+
+    PROCESS_CPU = Counter "process_cpu_seconds_total" in "seconds", &[],
+        "CPU time of the agent, user and system.";
+    PROCESS_MEMORY = Gauge "process_resident_memory_bytes" in "bytes", &[],
+        "Resident memory of the agent.";
+    PROCESS_FDS = Gauge "process_open_fds", &[],
+        "Open file descriptors of the agent.";
+    PROCESS_START = Gauge "process_start_time_seconds" in "seconds", &[],
+        "When the agent started, in seconds since the epoch.";
+}
+
+/// Writes `docs/metrics.md`.
+#[must_use]
+pub fn document() -> String {
+    let mut text = String::from(HEAD);
+    for family in CATALOGUE {
+        let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        let labels = if labels.is_empty() { "–".to_owned() } else { labels.join(", ") };
+        text.push_str(&format!(
+            "| `{}` | {} | {} | {} |\n",
+            family.name,
+            family.kind.as_str(),
+            labels,
+            family.help.replace('|', "\\|")
+        ));
+    }
+    text.push_str(TAIL);
+    text
+}
+
+const HEAD: &str = "\
+# Metrics
+
+This page is written from `agent/src/metrics/catalogue.rs` by
+`GRPCSCOPE_BLESS=1 cargo test -p agent the_documentation_is_the_catalogue`; a test fails when it is out of date.
+
+| metric | type | labels | what it says |
+|---|---|---|---|
+";
+
+const TAIL: &str = "
+Histograms have classic buckets in every format, and native buckets too where the scraper asks for protobuf
+(Prometheus: `scrape_native_histograms: true`, before 3.8 `--enable-feature=native-histograms`).
+
+## Values of labels
+
+| label | values |
+|---|---|
+| `rpc_method`, `grpc_method` | `package.Service/Method`; `unresolved`: the request's headers were not all decoded; `invalid`: the path is no gRPC method (two parts of `A-Z a-z 0-9 _ . $ -`); `_OTHER`: beyond a limit |
+| `rpc_response_status_code`, `grpc_status` | `OK` … `UNAUTHENTICATED`; `none`: the call ended without a status (cancelled, connection lost); `unresolved`: there was one, or may have been, that could not be read; `_OTHER`: a number above 16 |
+| `error_type` | absent for a success. On the client's side the status of every call that is not `OK`, on the server's `UNKNOWN`, `DEADLINE_EXCEEDED`, `UNIMPLEMENTED`, `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS` (OpenTelemetry's rule); `DEADLINE_EXCEEDED` whenever the deadline passed, `connection_lost` when the connection went away |
+| `side` | the side that the workload has: `client`, `server`; `unresolved` while it is not known |
+| `outcome` | `ok`, `error`, `deadline`, `cancelled`, `aborted` (connection lost), `refused`, `unresolved` (how it ended was not seen), `evicted` (given up while open) |
+| `start` | `seen`; `unseen`: the agent came after the request, so the call has no duration |
+| `ended_by`, `sender` | `client`, `server`, `connection`, `unresolved` |
+| `code` | RFC 9113 names (`CANCEL`, `REFUSED_STREAM`, …), `_OTHER` |
+| `service_name` | `OTEL_SERVICE_NAME` of the process, else its script, else its executable; `unresolved`; `_OTHER` beyond a limit |
+| `container_id`, `server_address`, `server_port` | off by default, since they grow with every restart and every peer |
+
+## Series that expire
+
+A label set to which nothing happened for five minutes (`metrics.series_ttl`) is removed; one with calls in
+flight or open connections never is. When the same label set comes back, its counters begin at zero, and
+Prometheus takes the smaller value for a counter reset, so `rate()` and `increase()` stay right. One case
+cannot be told from no reset: within a single scrape interval the label set comes back and grows beyond the
+value that it had before it expired; then the increase is counted too low, never too high. Native histograms
+carry the time at which they began, which closes the case for them.
+
+## Conservation
+
+For every side, at every scrape, exactly:
+`grpc_*_started_total` = `grpcscope_calls_ended_total{start=\"seen\"}` + `grpcscope_calls_in_flight`,
+summed over all methods (a call that starts below a limit and ends above it ends under `_OTHER`).
+";

@@ -1,0 +1,104 @@
+//! What the agent says about itself: what it lost, how far it is behind, what it costs.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::own_process;
+
+/// Most kinds of anomalies; they are constants of the code, so this only guards against a mistake.
+const ANOMALY_KINDS_MAX: usize = 256;
+
+/// What the kernel side has counted since it was loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelCounters {
+    /// Records that it wanted to hand over.
+    pub produced: u64,
+    /// Records that were read.
+    pub received: u64,
+    /// Records that were lost, by reason.
+    pub lost: Vec<(&'static str, u64)>,
+    /// Whatever else it counts, by kind.
+    pub notes: Vec<(&'static str, u64)>,
+    /// Runs that the kernel skipped, by program.
+    pub missed_runs: Vec<(String, u64)>,
+}
+
+/// The way in which socket calls are captured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Its name (`tp_btf`, `fexit`, `kprobe`).
+    pub name: String,
+    /// Why it was chosen, in a few words.
+    pub reason: String,
+}
+
+/// State of the agent itself.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    anomalies: Mutex<BTreeMap<&'static str, u64>>,
+    kernel: Mutex<KernelCounters>,
+    backend: Mutex<Option<Backend>>,
+    reader_lag: Mutex<BTreeMap<u32, Duration>>,
+    scrape_ns: AtomicU64,
+    scrapes: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// One moment of it.
+#[derive(Debug)]
+pub(super) struct HealthSnapshot {
+    pub(super) anomalies: BTreeMap<&'static str, u64>,
+    pub(super) kernel: KernelCounters,
+    pub(super) backend: Option<Backend>,
+    pub(super) reader_lag: BTreeMap<u32, Duration>,
+    pub(super) scrape_duration: Duration,
+    pub(super) scrapes: BTreeMap<&'static str, u64>,
+    pub(super) process: own_process::Usage,
+}
+
+impl Health {
+    pub(super) fn anomaly(&self, kind: &'static str) {
+        let mut anomalies = lock(&self.anomalies);
+        let kind = if anomalies.len() < ANOMALY_KINDS_MAX || anomalies.contains_key(kind) {
+            kind
+        } else {
+            super::labels::OTHER
+        };
+        *anomalies.entry(kind).or_default() += 1;
+    }
+
+    pub(super) fn set_kernel(&self, counters: KernelCounters) {
+        *lock(&self.kernel) = counters;
+    }
+
+    pub(super) fn set_backend(&self, backend: Backend) {
+        *lock(&self.backend) = Some(backend);
+    }
+
+    pub(super) fn set_reader_lag(&self, reader: u32, lag: Duration) {
+        lock(&self.reader_lag).insert(reader, lag);
+    }
+
+    pub(super) fn scraped(&self, format: &'static str, duration: Duration) {
+        self.scrape_ns.store(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        *lock(&self.scrapes).entry(format).or_default() += 1;
+    }
+
+    pub(super) fn snapshot(&self) -> HealthSnapshot {
+        HealthSnapshot {
+            anomalies: lock(&self.anomalies).clone(),
+            kernel: lock(&self.kernel).clone(),
+            backend: lock(&self.backend).clone(),
+            reader_lag: lock(&self.reader_lag).clone(),
+            scrape_duration: Duration::from_nanos(self.scrape_ns.load(Ordering::Relaxed)),
+            scrapes: lock(&self.scrapes).clone(),
+            process: own_process::usage(),
+        }
+    }
+}
+
+/// A thread that panicked while it held the lock left numbers that are still numbers.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

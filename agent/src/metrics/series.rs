@@ -1,0 +1,210 @@
+//! What is counted for one workload and method, or for a workload's connections.
+//!
+//! A [`State`] is a short list of cells, each of them one series of some family, and of histograms. An
+//! [`Update`] is what one observation adds to it, all or nothing.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use agent_core::observation::{EndedBy, Outcome, Protocol, Sync};
+use smallvec::SmallVec;
+
+use super::histogram::{self, Histogram, Layout};
+use super::labels::{Deadline, ErrorType, Method, RstCode, Side, Status, Workload};
+
+/// Whose series.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) workload: Arc<Workload>,
+    pub(super) scope: Scope,
+}
+
+/// What of the workload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Scope {
+    /// Its calls of one method on one side.
+    Calls(Side, Method),
+    /// Its connections.
+    Connections,
+}
+
+/// How a key is treated when series run out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Level {
+    /// Asks for room.
+    Plain,
+    /// All methods of a workload beyond a limit: asks for room in the reserve.
+    MethodOverflow,
+    /// All workloads beyond the limit: its room is set aside from the beginning.
+    WorkloadOverflow,
+}
+
+impl Key {
+    pub(super) fn level(&self) -> Level {
+        let everyone = self.workload.service_name() == super::labels::OTHER;
+        match &self.scope {
+            Scope::Calls(_, Method::Other) | Scope::Connections if everyone => Level::WorkloadOverflow,
+            Scope::Calls(_, Method::Other) => Level::MethodOverflow,
+            Scope::Calls(_, Method::Named(_) | Method::Unresolved | Method::Invalid) | Scope::Connections => {
+                Level::Plain
+            }
+        }
+    }
+
+    /// Where an observation goes for which there is no room under this key.
+    pub(super) fn overflow(&self, everyone: &Arc<Workload>) -> Key {
+        match (&self.scope, self.level()) {
+            (Scope::Calls(side, _), Level::Plain) => {
+                Key { workload: Arc::clone(&self.workload), scope: Scope::Calls(*side, Method::Other) }
+            }
+            (scope, _) => Key { workload: Arc::clone(everyone), scope: scope.clone() },
+        }
+    }
+}
+
+/// One counter or gauge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Cell {
+    Started,
+    InFlight,
+    /// The flag says that the start was seen.
+    Ended(Outcome, bool),
+    Deadline(Deadline),
+    DeadlineExceeded(Option<EndedBy>),
+    Messages(Direction),
+    Unmeasured(Measure),
+    Connections(Option<Side>, Sync),
+    Opened,
+    Closed,
+    Entered(Sync),
+    Rst(Side, Option<EndedBy>, RstCode),
+    Exchange(Option<Side>, Protocol),
+    WithoutSide,
+}
+
+impl Cell {
+    fn is_gauge(self) -> bool {
+        matches!(self, Cell::InFlight | Cell::Connections(..))
+    }
+}
+
+/// Direction of a message, from the workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Direction {
+    Sent,
+    Received,
+}
+
+/// What could not be measured of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Measure {
+    Duration,
+    Sent,
+    Received,
+}
+
+/// One histogram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Distribution {
+    Duration(Status, Option<ErrorType>),
+    Size(Direction, Status),
+    Timeout,
+}
+
+impl Distribution {
+    fn layout(self) -> &'static Layout {
+        match self {
+            Distribution::Duration(..) => &histogram::DURATION,
+            Distribution::Size(..) => &histogram::SIZE,
+            Distribution::Timeout => &histogram::TIMEOUT,
+        }
+    }
+
+    /// Series of its classic form: the buckets with the infinite one, the sum and the count.
+    fn weight(self) -> usize {
+        self.layout().bounds.len() + 3
+    }
+}
+
+/// What one observation adds.
+#[derive(Debug, Default)]
+pub(super) struct Update {
+    pub(super) cells: SmallVec<[(Cell, u64); 8]>,
+    pub(super) values: SmallVec<[(Distribution, u64); 4]>,
+}
+
+impl Update {
+    pub(super) fn add(&mut self, cell: Cell, amount: u64) {
+        self.cells.push((cell, amount));
+    }
+
+    pub(super) fn observe(&mut self, distribution: Distribution, value: u64) {
+        self.values.push((distribution, value));
+    }
+}
+
+/// Everything that is counted under one key.
+#[derive(Clone, Debug, Default)]
+pub(super) struct State {
+    pub(super) cells: Vec<(Cell, u64)>,
+    pub(super) histograms: Vec<(Distribution, Histogram)>,
+}
+
+impl State {
+    /// Series that the update would add.
+    pub(super) fn missing(&self, update: &Update) -> usize {
+        let cells = update.cells.iter().filter(|(cell, _)| !self.cells.iter().any(|(have, _)| have == cell));
+        let values =
+            update.values.iter().filter(|(value, _)| !self.histograms.iter().any(|(have, _)| have == value));
+        cells.count() + values.map(|(distribution, _)| distribution.weight()).sum::<usize>()
+    }
+
+    pub(super) fn apply(&mut self, update: &Update, now: impl Fn() -> SystemTime) {
+        for (cell, amount) in &update.cells {
+            self.add(*cell, *amount);
+        }
+        for (distribution, value) in &update.values {
+            let at = self.histograms.iter().position(|(have, _)| have == distribution).unwrap_or_else(|| {
+                self.histograms.push((*distribution, Histogram::new(distribution.layout(), now())));
+                self.histograms.len() - 1
+            });
+            self.histograms[at].1.observe(*value);
+        }
+    }
+
+    pub(super) fn add(&mut self, cell: Cell, amount: u64) {
+        match self.cells.iter_mut().find(|(have, _)| *have == cell) {
+            Some((_, value)) => *value = value.saturating_add(amount),
+            None => self.cells.push((cell, amount)),
+        }
+    }
+
+    pub(super) fn decrement(&mut self, cell: Cell) {
+        if let Some((_, value)) = self.cells.iter_mut().find(|(have, _)| *have == cell) {
+            *value = value.saturating_sub(1);
+        }
+    }
+
+    /// Something is open, so it must not expire.
+    pub(super) fn is_open(&self) -> bool {
+        self.cells.iter().any(|(cell, value)| cell.is_gauge() && *value > 0)
+    }
+
+    /// Its series.
+    pub(super) fn weight(&self) -> usize {
+        self.cells.len() + self.histograms.iter().map(|(have, _)| have.weight()).sum::<usize>()
+    }
+
+    /// Adds what another one has counted.
+    pub(super) fn merge(&mut self, other: &State) {
+        for (cell, amount) in &other.cells {
+            self.add(*cell, *amount);
+        }
+        for (distribution, theirs) in &other.histograms {
+            match self.histograms.iter_mut().find(|(have, _)| have == distribution) {
+                Some((_, mine)) => mine.merge(theirs),
+                None => self.histograms.push((*distribution, theirs.clone())),
+            }
+        }
+    }
+}
