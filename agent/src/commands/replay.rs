@@ -218,14 +218,13 @@ impl<W: Write> OneFile<'_, W> {
                 self.observer.handle_chunk(chunk);
                 self.drain();
             }
-            Event::Closed { connection, flow, reset, time } => {
-                self.observer.handle_close(connection, flow, reset, time);
+            Event::Closed { connection, time, .. } => {
+                self.observer.handle_close(connection, time);
                 self.drain();
             }
             Event::Ended { connection, time } => {
                 self.observer.handle_end(connection, time);
                 self.drain();
-                self.known.remove(&connection.0);
             }
         }
     }
@@ -242,7 +241,11 @@ impl<W: Write> OneFile<'_, W> {
             let result = match observation {
                 Observation::Frame(frame) => self.show_frame(&frame),
                 Observation::CallEnded(call) => self.show_call(*call),
-                Observation::ConnectionEnded(summary) => self.show_connection(&summary),
+                Observation::ConnectionEnded(summary) => {
+                    let shown = self.show_connection(&summary);
+                    self.known.remove(&summary.connection.0);
+                    shown
+                }
                 Observation::ExchangeEnded(_) => {
                     self.summary.other_exchanges += 1;
                     Ok(())
