@@ -128,6 +128,23 @@ fn d5_a_reset_before_the_deadline_is_a_cancellation() {
 }
 
 #[test]
+fn d5_shortly_before_the_deadline_nobody_can_tell() {
+    for (after_ms, expected) in [
+        (30, Outcome::Cancelled),
+        (40, Outcome::Unknown),
+        (46, Outcome::Deadline),
+        (49, Outcome::Deadline),
+        (500, Outcome::Deadline),
+    ] {
+        let mut scenario = asked(Some("50m"));
+        scenario.wait(after_ms).send(CLIENT, &rst_stream(1, 8));
+        let call = scenario.only_call();
+        assert_eq!(call.outcome, expected, "after {after_ms} ms");
+        assert!(call.ended.is_some(), "when it ended is known all the same");
+    }
+}
+
+#[test]
 fn d6_the_first_end_on_the_socket_decides() {
     let mut scenario = asked(Some("50m"));
     scenario.wait(60);
