@@ -1,0 +1,378 @@
+//! The dynamic table (RFC 7541 §2.3.2, §4), of which a part may be unknown.
+//!
+//! Entries are kept newest at the back, above an unknown number of *older* slots that may still be alive: those
+//! from before a late join or a gap, and those that our own memory cap made us forget. An entry is only
+//! taken away when it is gone for certain, that is when it and the newer ones are larger than the largest
+//! table that the encoder can have, counting every entry by the least size that it can have. What is uncertain
+//! stays: nobody refers to it if it is gone, and its position is right if somebody does (see the parent module).
+//!
+//! The octets live in one arena, in the order of the entries. New strings are staged behind the live octets
+//! first, so that a name can be copied from an entry that the insertion itself evicts (§4.4), and so that
+//! literals that are not inserted need no other buffer. Octets of evicted entries and of staged strings that
+//! are not inserted are overwritten with zeros, since they may be secrets.
+
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::ops::Range;
+
+use super::static_table;
+
+/// What each entry costs besides its name and value (§4.1).
+pub(super) const ENTRY_OVERHEAD_BYTES: usize = 32;
+
+/// Table size before any SETTINGS or size update (RFC 9113 §6.5.2).
+pub(super) const DEFAULT_TABLE_BYTES: u32 = 4096;
+
+/// An arena that is larger than this and nearly empty is given back.
+const ARENA_KEPT_BYTES: usize = 16 * 1024;
+
+/// Identity of an entry of the dynamic table whose content is not known: the same for every reference to
+/// that entry, never used for another one on this decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EntryId {
+    /// Which run without gaps it belongs to, from 0.
+    pub epoch: u32,
+    /// Place in the order of insertion: entries from before the epoch have -1, -2, … from the newest on.
+    /// Entries that the memory cap made us forget have the number, from 0, with which they were inserted.
+    pub ordinal: i64,
+}
+
+/// Where an entry's name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    /// In the static table.
+    Static(u8),
+    /// In the arena, this many octets.
+    Stored(u32),
+    /// It is the name of this entry, which is not known.
+    Unknown(EntryId),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// Where its octets start in the arena: the name if it is stored, then the value if it is kept.
+    start: u32,
+    name: Name,
+    value_bytes: u32,
+    /// Nobody wanted the value: its length counts, its octets are not there.
+    value_kept: bool,
+}
+
+impl Entry {
+    fn stored_bytes(&self) -> usize {
+        let name = if let Name::Stored(bytes) = self.name { bytes as usize } else { 0 };
+        name + if self.value_kept { self.value_bytes as usize } else { 0 }
+    }
+
+    fn size_min(&self) -> usize {
+        entry_size_min(self.name, self.value_bytes as usize)
+    }
+}
+
+/// Size of an entry (§4.1), without the name if that is not known.
+pub(super) fn entry_size_min(name: Name, value_bytes: usize) -> usize {
+    let name_bytes = match name {
+        Name::Static(index) => static_table::name(index).len(),
+        Name::Stored(bytes) => bytes as usize,
+        Name::Unknown(_) => 0,
+    };
+    ENTRY_OVERHEAD_BYTES.saturating_add(name_bytes).saturating_add(value_bytes)
+}
+
+/// What an index stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Slot {
+    /// A retained entry: its place from the oldest one on.
+    Retained(usize),
+    /// An entry that is not known.
+    Unknown(EntryId),
+}
+
+/// The dynamic table of one direction.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// Live octets at `live`, staged ones from its end up to `staged_end`.
+    arena: Vec<u8>,
+    live: Range<usize>,
+    staged_end: usize,
+    entries: VecDeque<Entry>,
+    /// How many of `entries` have an unknown name.
+    unknown_names: usize,
+    /// Sum of the least sizes of `entries`.
+    size_min: usize,
+    /// The encoder's table is at most this large.
+    maximum: usize,
+    /// Memory cap: entries beyond it are forgotten.
+    cap: usize,
+    /// Slots older than `entries` may be alive.
+    has_older: bool,
+    epoch: u32,
+    /// Insertions in this epoch.
+    inserted: i64,
+}
+
+impl Table {
+    /// An empty table of at most `maximum` bytes.
+    pub(super) fn empty(maximum: u32, cap: usize) -> Self {
+        Table {
+            arena: Vec::new(),
+            live: 0..0,
+            staged_end: 0,
+            entries: VecDeque::new(),
+            unknown_names: 0,
+            size_min: 0,
+            maximum: maximum as usize,
+            cap,
+            has_older: false,
+            epoch: 0,
+            inserted: 0,
+        }
+    }
+
+    /// A table with any content, of at most `maximum` bytes.
+    pub(super) fn unknown(maximum: u32, cap: usize) -> Self {
+        let mut table = Table::empty(maximum, cap);
+        table.has_older = table.has_room_for_older();
+        table
+    }
+
+    /// Forgets everything; the table now has any content, of at most `maximum` bytes.
+    pub(super) fn start_epoch(&mut self, maximum: u32) {
+        self.discard_staged();
+        self.clear();
+        self.maximum = maximum as usize;
+        self.has_older = self.has_room_for_older();
+        self.epoch = self.epoch.wrapping_add(1);
+        self.inserted = 0;
+    }
+
+    /// No slot that may be alive has unknown content.
+    pub(super) fn is_fully_known(&self) -> bool {
+        !self.has_older && self.unknown_names == 0
+    }
+
+    /// Heap bytes that are held.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.arena.capacity() + self.entries.capacity() * size_of::<Entry>()
+    }
+
+    /// Sets the largest table that the encoder can have: by a size update (§4.3), or because it became known.
+    pub(super) fn set_maximum(&mut self, maximum: u32) {
+        self.maximum = maximum as usize;
+        self.evict_down_to(self.maximum);
+        self.has_older &= self.has_room_for_older();
+    }
+
+    /// What stands at `position`, counted from 0 for the newest; `None` if nothing can be there.
+    #[inline]
+    pub(super) fn slot(&self, position: u32) -> Option<Slot> {
+        let position = position as usize;
+        if position < self.entries.len() {
+            return Some(Slot::Retained(self.entries.len() - 1 - position));
+        }
+        // If an older slot is referred to, everything newer is alive, and leaves this much room.
+        let room = if self.has_older { self.maximum.saturating_sub(self.size_min) } else { 0 };
+        if position - self.entries.len() < room / ENTRY_OVERHEAD_BYTES {
+            let ordinal = self.inserted - 1 - position as i64;
+            Some(Slot::Unknown(EntryId { epoch: self.epoch, ordinal }))
+        } else {
+            None
+        }
+    }
+
+    /// Where the name of a retained entry is.
+    #[inline]
+    pub(super) fn name(&self, place: usize) -> Name {
+        self.entries[place].name
+    }
+
+    /// The octets of the name of the retained entry `place`, or whose name it is if they are not known.
+    #[inline]
+    pub(super) fn name_octets(&self, place: usize) -> Result<&[u8], EntryId> {
+        let entry = &self.entries[place];
+        match entry.name {
+            Name::Static(index) => Ok(static_table::name(index)),
+            Name::Stored(bytes) => Ok(&self.arena[entry.start as usize..][..bytes as usize]),
+            Name::Unknown(id) => Err(id),
+        }
+    }
+
+    /// The value of the retained entry `place`; `None` if nobody wanted it.
+    #[inline]
+    pub(super) fn value_octets(&self, place: usize) -> Option<&[u8]> {
+        let entry = &self.entries[place];
+        let end = entry.start as usize + entry.stored_bytes();
+        entry.value_kept.then(|| &self.arena[end - entry.value_bytes as usize..end])
+    }
+
+    /// Size of the retained entry `place`, without its name if that is not known.
+    #[inline]
+    pub(super) fn entry_size_min(&self, place: usize) -> usize {
+        self.entries[place].size_min()
+    }
+
+    // Staging: strings of the field that is being decoded.
+
+    /// Room for `bytes` more octets behind what is staged. It is not staged by this alone.
+    pub(super) fn stage_room(&mut self, bytes: usize) -> &mut [u8] {
+        self.reserve(bytes);
+        &mut self.arena[self.staged_end..][..bytes]
+    }
+
+    /// Stages the first `bytes` octets of the last [`stage_room`](Self::stage_room).
+    pub(super) fn stage_from_room(&mut self, bytes: usize) {
+        self.staged_end = (self.staged_end + bytes).min(self.arena.len());
+    }
+
+    /// Stages a copy of `octets`.
+    pub(super) fn stage(&mut self, octets: &[u8]) {
+        self.stage_room(octets.len()).copy_from_slice(octets);
+        self.stage_from_room(octets.len());
+    }
+
+    /// Stages a copy of the stored name of the retained entry `place`.
+    pub(super) fn stage_name_of(&mut self, place: usize) {
+        let Name::Stored(bytes) = self.entries[place].name else { return };
+        self.reserve(bytes as usize);
+        let start = self.entries[place].start as usize;
+        self.arena.copy_within(start..start + bytes as usize, self.staged_end);
+        self.stage_from_room(bytes as usize);
+    }
+
+    /// What is staged.
+    pub(super) fn staged(&self) -> &[u8] {
+        &self.arena[self.live.end..self.staged_end]
+    }
+
+    /// Forgets what is staged.
+    pub(super) fn discard_staged(&mut self) {
+        self.arena[self.live.end..self.staged_end].fill(0);
+        self.staged_end = self.live.end;
+    }
+
+    /// Inserts an entry whose stored name and kept value are exactly what is staged (§4.4).
+    pub(super) fn insert_staged(&mut self, name: Name, value_bytes: usize, value_kept: bool) {
+        let size_min = entry_size_min(name, value_bytes);
+        if size_min > self.maximum {
+            // Larger than the table: empties it and is not inserted, which is no error.
+            self.discard_staged();
+            self.clear();
+            self.has_older = false;
+            return;
+        }
+        self.evict_down_to(self.maximum - size_min);
+        self.inserted += 1;
+        if size_min > self.cap {
+            // In the encoder's table, but more than we may keep: it and what is older is forgotten.
+            self.discard_staged();
+            self.clear();
+            self.has_older = true;
+            return;
+        }
+        let retained = self.entries.len();
+        self.evict_down_to(self.cap - size_min);
+        self.has_older |= self.entries.len() < retained;
+        self.entries.push_back(Entry {
+            start: self.live.end as u32,
+            name,
+            value_bytes: value_bytes as u32,
+            value_kept,
+        });
+        self.live.end = self.staged_end;
+        self.size_min += size_min;
+        self.unknown_names += usize::from(matches!(name, Name::Unknown(_)));
+        self.has_older &= self.has_room_for_older();
+    }
+
+    /// Gives an arena back that one large block has blown up. To be called between blocks.
+    pub(super) fn shrink(&mut self) {
+        let live = self.live.len();
+        if self.arena.len() > ARENA_KEPT_BYTES && live < self.arena.len() / 8 {
+            self.reallocate((live * 2).next_power_of_two().max(ARENA_KEPT_BYTES / 2));
+        }
+    }
+
+    /// Even the smallest older entry would still fit beside the retained ones.
+    fn has_room_for_older(&self) -> bool {
+        self.size_min + ENTRY_OVERHEAD_BYTES <= self.maximum
+    }
+
+    /// Removes the oldest entries until the rest is at most `bytes` large.
+    fn evict_down_to(&mut self, bytes: usize) {
+        while self.size_min > bytes {
+            let Some(oldest) = self.entries.pop_front() else { return };
+            let end = oldest.start as usize + oldest.stored_bytes();
+            self.arena[oldest.start as usize..end].fill(0);
+            self.live.start = end;
+            self.size_min -= oldest.size_min();
+            self.unknown_names -= usize::from(matches!(oldest.name, Name::Unknown(_)));
+            // What is older than an evicted entry is gone as well; the cap's caller says otherwise after.
+            self.has_older = false;
+        }
+    }
+
+    /// Removes all entries.
+    fn clear(&mut self) {
+        self.arena[self.live.clone()].fill(0);
+        self.live.start = self.live.end;
+        self.entries.clear();
+        self.size_min = 0;
+        self.unknown_names = 0;
+    }
+
+    /// Makes room for `bytes` octets behind what is staged.
+    #[inline]
+    fn reserve(&mut self, bytes: usize) {
+        if self.arena.len() - self.staged_end < bytes {
+            self.make_room(bytes);
+        }
+    }
+
+    /// Moves everything to the start of the arena if it is then at most three quarters full, so that each move
+    /// is paid for by as many octets as a quarter of the arena; takes a larger one otherwise.
+    #[cold]
+    fn make_room(&mut self, bytes: usize) {
+        let needed = self.staged_end - self.live.start + bytes;
+        if needed <= self.arena.len() / 4 * 3 {
+            let used = self.staged_end;
+            self.arena.copy_within(self.live.start..used, 0);
+            self.rebase();
+            self.arena[self.staged_end..used].fill(0);
+        } else {
+            self.reallocate((needed + needed / 2).next_power_of_two().max(256));
+        }
+    }
+
+    /// Moves everything to a new arena; the old one is overwritten.
+    fn reallocate(&mut self, bytes: usize) {
+        let mut arena = vec![0; bytes];
+        let used = self.live.start..self.staged_end;
+        arena[..used.len()].copy_from_slice(&self.arena[used]);
+        std::mem::swap(&mut self.arena, &mut arena);
+        overwrite(&mut arena);
+        self.rebase();
+    }
+
+    /// Counts all places from the start of the live octets.
+    fn rebase(&mut self) {
+        let moved = self.live.start;
+        for entry in &mut self.entries {
+            entry.start -= moved as u32;
+        }
+        self.live = 0..self.live.end - moved;
+        self.staged_end -= moved;
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        overwrite(&mut self.arena);
+    }
+}
+
+/// Overwrites octets that may be secrets before their memory is given back. `black_box` keeps the compiler
+/// from leaving out stores that nobody reads.
+fn overwrite(octets: &mut [u8]) {
+    octets.fill(0);
+    black_box(octets);
+}
