@@ -12,9 +12,9 @@ pub mod container;
 pub mod dissect;
 pub mod flow;
 pub mod source;
-pub mod tracker;
 #[cfg(test)]
 mod testing;
+pub mod tracker;
 
 use std::net::SocketAddr;
 

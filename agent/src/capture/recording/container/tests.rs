@@ -103,7 +103,11 @@ fn pcapng_times_follow_the_interface_s_resolution_and_offset() {
         ] {
             let (packets, end) = read(&pcapng(big_endian, resolution, offset, units));
             assert_eq!(end, Ok(()));
-            assert_eq!(packets, [(expected, 113, b"hello".to_vec(), 1_500)], "{resolution:?} {offset} {units}");
+            assert_eq!(
+                packets,
+                [(expected, 113, b"hello".to_vec(), 1_500)],
+                "{resolution:?} {offset} {units}"
+            );
         }
     }
 }
@@ -143,7 +147,8 @@ fn what_is_no_recording_is_said_to_be_none() {
 
 #[test]
 fn a_cut_recording_gives_the_packets_before_the_cut_and_says_where_it_is() {
-    let pcap = PcapKind { big_endian: false, nanoseconds: false }.file(&[(FIRST, b"one", 3), (FIRST, b"two", 3)]);
+    let pcap =
+        PcapKind { big_endian: false, nanoseconds: false }.file(&[(FIRST, b"one", 3), (FIRST, b"two", 3)]);
     let ng = [pcapng(false, None, 0, 1), block(false, 6, &[0; 20])].concat();
     for (file, boundaries) in [(&pcap, vec![24, 43, 62]), (&ng, Vec::new())] {
         for end in 4..file.len() {

@@ -70,8 +70,7 @@ fn a_packet_cut_by_the_snap_length_keeps_its_length_on_the_wire() {
     for (from, to) in [V4, V6] {
         let whole = tcp(from, to, ACK, 7, 9, &[1; 1_000]).ethernet();
         let cut = whole.len() - 900;
-        let packet =
-            Packet { original_bytes: whole.len() as u32, ..packet(ETHERNET, &whole[..cut]) };
+        let packet = Packet { original_bytes: whole.len() as u32, ..packet(ETHERNET, &whole[..cut]) };
         let segment = dissect(&packet).expect("the headers are there");
         assert_eq!((segment.data.len(), segment.wire_bytes), (100, 1_000));
         let packet = Packet { data: &whole[..60], ..packet };

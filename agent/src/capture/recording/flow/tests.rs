@@ -49,7 +49,8 @@ impl Script {
 
     #[track_caller]
     fn delivers(&mut self, expected: &[(u64, u64, &[u8])]) -> &mut Self {
-        let expected: Delivered = expected.iter().map(|(at, time, bytes)| (*at, *time, bytes.to_vec())).collect();
+        let expected: Delivered =
+            expected.iter().map(|(at, time, bytes)| (*at, *time, bytes.to_vec())).collect();
         assert_eq!(std::mem::take(&mut self.delivered), expected);
         self
     }
@@ -100,7 +101,8 @@ fn offsets_go_on_where_sequence_numbers_have_wrapped() {
         let sequence = (turn as u32).wrapping_mul(step);
         script.cut(turn, sequence, b"x", step);
     }
-    let offsets: Vec<u64> = script.delivered.iter().filter(|(_, _, bytes)| !bytes.is_empty()).map(|d| d.0).collect();
+    let offsets: Vec<u64> =
+        script.delivered.iter().filter(|(_, _, bytes)| !bytes.is_empty()).map(|d| d.0).collect();
     assert_eq!(offsets, (0..16).map(|turn| turn * u64::from(step)).collect::<Vec<_>>());
 }
 
@@ -173,11 +175,7 @@ fn bytes_that_the_other_end_has_but_the_recording_has_not_are_a_hole_at_once() {
 
 #[test]
 fn a_gap_that_was_acknowledged_before_is_not_waited_for() {
-    Script::from_sequence(100)
-        .ack(1, 105)
-        .data(2, 105, b"f")
-        .delivers(&[(5, 2, b"f")])
-        .counts(1, 5, 0);
+    Script::from_sequence(100).ack(1, 105).data(2, 105, b"f").delivers(&[(5, 2, b"f")]).counts(1, 5, 0);
 }
 
 #[test]
@@ -306,7 +304,7 @@ proptest! {
             script.data(1, first.wrapping_add(from as u32), bytes);
         }
         let mut next = 0;
-        let mut seen = Vec::new();
+        let mut seen: Vec<u8> = Vec::new();
         for (offset, _, bytes) in &script.delivered {
             prop_assert_eq!(*offset, next);
             next += bytes.len() as u64;

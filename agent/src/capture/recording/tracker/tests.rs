@@ -65,14 +65,17 @@ fn a_connection_from_its_handshake_to_its_end() {
         c2s(FIN | ACK, 107, 509, b""),
         s2c(ACK, 509, 108, b""),
     ]);
-    assert_eq!(lines, [
-        "0 10.0.0.1:40000 10.0.0.2:50051 opened by first",
-        "0 Sent 0 request",
-        "0 Received 0 response",
-        "0 Received closed",
-        "0 Sent closed",
-        "0 ended",
-    ]);
+    assert_eq!(
+        lines,
+        [
+            "0 10.0.0.1:40000 10.0.0.2:50051 opened by first",
+            "0 Sent 0 request",
+            "0 Received 0 response",
+            "0 Received closed",
+            "0 Sent closed",
+            "0 ended",
+        ]
+    );
     assert_eq!((statistics.packets, statistics.connections, statistics.flows.bytes), (8, 1, 15));
     assert_eq!(statistics.skipped, BTreeMap::new());
 }
@@ -93,11 +96,14 @@ fn both_directions_are_put_in_order_on_their_own() {
 #[test]
 fn without_a_handshake_the_flows_are_joined_late() {
     let (lines, _) = events(&[s2c(ACK, 500, 107, b"response"), c2s(ACK, 107, 508, b"next")]);
-    assert_eq!(lines, [
-        "0 10.0.0.2:50051 10.0.0.1:40000 joined late",
-        "0 Sent 4294967296 response",
-        "0 Received 4294967296 next",
-    ]);
+    assert_eq!(
+        lines,
+        [
+            "0 10.0.0.2:50051 10.0.0.1:40000 joined late",
+            "0 Sent 4294967296 response",
+            "0 Received 4294967296 next",
+        ]
+    );
 }
 
 #[test]
@@ -115,17 +121,18 @@ fn settings_alone_are_not_the_beginning() {
 
 #[test]
 fn the_answer_to_a_syn_that_was_not_recorded_tells_where_both_flows_begin() {
-    let (lines, _) = events(&[s2c(SYN | ACK, 499, 100, b""), c2s(ACK, 102, 500, b"c"), c2s(ACK, 100, 500, b"ab")]);
-    assert_eq!(lines, [
-        "0 10.0.0.2:50051 10.0.0.1:40000 opened by second",
-        "0 Received 0 ab",
-        "0 Received 2 c",
-    ]);
+    let (lines, _) =
+        events(&[s2c(SYN | ACK, 499, 100, b""), c2s(ACK, 102, 500, b"c"), c2s(ACK, 100, 500, b"ab")]);
+    assert_eq!(
+        lines,
+        ["0 10.0.0.2:50051 10.0.0.1:40000 opened by second", "0 Received 0 ab", "0 Received 2 c",]
+    );
 }
 
 #[test]
 fn data_that_travels_with_the_syn_stands_at_the_beginning() {
-    let (lines, _) = events(&[c2s(SYN, 99, 0, b"fast"), s2c(SYN | ACK, 499, 104, b""), c2s(ACK, 104, 500, b"er")]);
+    let (lines, _) =
+        events(&[c2s(SYN, 99, 0, b"fast"), s2c(SYN | ACK, 499, 104, b""), c2s(ACK, 104, 500, b"er")]);
     assert_eq!(lines[1..], ["0 Sent 0 fast", "0 Sent 4 er"]);
 }
 
@@ -138,13 +145,16 @@ fn a_repeated_syn_is_the_same_connection_and_another_sequence_number_a_new_one()
         c2s(SYN, 7_099, 0, b""),
         c2s(ACK, 7_100, 500, b"two"),
     ]);
-    assert_eq!(lines, [
-        "0 10.0.0.1:40000 10.0.0.2:50051 opened by first",
-        "0 Sent 0 one",
-        "0 ended",
-        "1 10.0.0.1:40000 10.0.0.2:50051 opened by first",
-        "1 Sent 0 two",
-    ]);
+    assert_eq!(
+        lines,
+        [
+            "0 10.0.0.1:40000 10.0.0.2:50051 opened by first",
+            "0 Sent 0 one",
+            "0 ended",
+            "1 10.0.0.1:40000 10.0.0.2:50051 opened by first",
+            "1 Sent 0 two",
+        ]
+    );
     assert_eq!(statistics.connections, 2);
 }
 
@@ -159,23 +169,23 @@ fn ports_may_be_used_again_after_the_end_and_late_packets_belong_to_nobody() {
         c2s(SYN, 8_099, 0, b""),
         c2s(ACK, 8_100, 500, b"new"),
     ]);
-    assert_eq!(lines, [
-        "0 10.0.0.1:40000 10.0.0.2:50051 opened by first",
-        "0 Received reset",
-        "0 ended",
-        "1 10.0.0.1:40000 10.0.0.2:50051 opened by first",
-        "1 Sent 0 new",
-    ]);
+    assert_eq!(
+        lines,
+        [
+            "0 10.0.0.1:40000 10.0.0.2:50051 opened by first",
+            "0 Received reset",
+            "0 ended",
+            "1 10.0.0.1:40000 10.0.0.2:50051 opened by first",
+            "1 Sent 0 new",
+        ]
+    );
     assert_eq!(statistics.skipped, BTreeMap::from([("after_close", 1)]));
 }
 
 #[test]
 fn a_reset_delivers_what_waited_with_its_hole_first() {
-    let (lines, statistics) = events(&[
-        c2s(SYN, 99, 0, b""),
-        c2s(ACK, 103, 500, b"d"),
-        c2s(RST, 104, 0, b""),
-    ]);
+    let (lines, statistics) =
+        events(&[c2s(SYN, 99, 0, b""), c2s(ACK, 103, 500, b"d"), c2s(RST, 104, 0, b"")]);
     assert_eq!(lines[1..], ["0 Sent 3 d", "0 Sent reset", "0 ended"]);
     assert_eq!((statistics.flows.holes, statistics.flows.hole_bytes), (1, 3));
 }
@@ -188,11 +198,14 @@ fn connections_are_numbered_by_their_first_packet_whatever_it_is() {
         c2s(SYN, 99, 0, b""),
         tcp(SERVER, other, ACK, 5, 5, b"x"),
     ]);
-    assert_eq!(lines, [
-        "0 10.0.0.9:1234 10.0.0.2:50051 joined late",
-        "1 10.0.0.1:40000 10.0.0.2:50051 opened by first",
-        "0 Received 4294967296 x",
-    ]);
+    assert_eq!(
+        lines,
+        [
+            "0 10.0.0.9:1234 10.0.0.2:50051 joined late",
+            "1 10.0.0.1:40000 10.0.0.2:50051 opened by first",
+            "0 Received 4294967296 x",
+        ]
+    );
 }
 
 #[test]
@@ -207,8 +220,12 @@ fn the_number_of_connections_is_bounded_and_the_silent_ones_go_first() {
     for number in 0..=CONNECTIONS_MAX as u32 {
         let client = format!("10.{}.{}.{}:40000", number >> 16, number >> 8 & 0xff, number & 0xff);
         let data = tcp(&client, "172.16.0.1:50051", SYN, 99, 0, b"").ethernet();
-        let packet =
-            Packet { time: Timestamp(number.into()), link_type: 1, data: &data, original_bytes: data.len() as u32 };
+        let packet = Packet {
+            time: Timestamp(number.into()),
+            link_type: 1,
+            data: &data,
+            original_bytes: data.len() as u32,
+        };
         tracker.handle_packet(&packet, &mut sink);
         assert!(tracker.live <= CONNECTIONS_MAX);
     }
