@@ -126,7 +126,7 @@ impl Counts {
 
     /// Takes in a line that `cargo test` or a test printed.
     fn read(&mut self, line: &str) {
-        if let Some(skipped) = line.strip_prefix("SKIPPED ") {
+        if let Some(skipped) = line.trim_start().strip_prefix("SKIPPED ") {
             self.said_skipped.push(skipped.to_owned());
         } else if let Some(counts) = line.strip_prefix("test result: ") {
             self.passed_or_skipped += number_before(counts, "passed");
