@@ -3,9 +3,14 @@
 //! The modules follow the way of a test: where things are, what is provisioned, what the clients shall do, what
 //! the applications say that they did, the processes.
 
+pub mod agent;
 pub mod apps;
+pub mod compare;
+pub mod http;
+pub mod observed;
 pub mod plan;
 pub mod process;
+pub mod prometheus;
 pub mod provision;
 pub mod truth;
 pub mod workspace;

@@ -1,0 +1,268 @@
+//! The agent as a process: `grpcscope calls --json`, read line by line, and `grpcscope run`.
+//!
+//! Tests that use the kernel run one at a time, over all test programs: two agents would both be right, but two
+//! cores would not carry two such tests.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use serde_json::Value;
+
+use crate::apps::{PATIENCE, built_here};
+use crate::observed::{self, Call, Line};
+use crate::process::Process;
+use crate::workspace;
+
+/// The right to use the kernel; one test has it at a time.
+#[derive(Debug)]
+pub struct Kernel {
+    program: PathBuf,
+    _lock: File,
+}
+
+impl Kernel {
+    /// Waits for its turn. `None` if grpcscope cannot watch this kernel, after having said so loudly.
+    ///
+    /// # Panics
+    /// In CI and with `GRPCSCOPE_REQUIRE=1`, when grpcscope cannot watch this kernel.
+    #[must_use]
+    pub fn take(test: &str) -> Option<Self> {
+        let refuse = |why: &str| {
+            let _ = workspace::skip(test, why);
+            None
+        };
+        let program = match program() {
+            Ok(program) => program,
+            Err(error) => return refuse(&format!("{error:#}")),
+        };
+        let lock = match lock() {
+            Ok(lock) => lock,
+            Err(error) => return refuse(&format!("{error:#}")),
+        };
+        match Command::new(&program).arg("check").output() {
+            Ok(check) if check.status.success() => Some(Kernel { program, _lock: lock }),
+            Ok(check) => {
+                let said = String::from_utf8_lossy(&check.stdout).into_owned()
+                    + &String::from_utf8_lossy(&check.stderr);
+                refuse(&format!(
+                    "`grpcscope check` says no ({}): {}",
+                    check.status,
+                    said.trim().replace('\n', " / ")
+                ))
+            }
+            Err(error) => refuse(&format!("`{} check` does not start: {error}", program.display())),
+        }
+    }
+}
+
+/// `GRPCSCOPE_BIN`, else the program that was built beside the test.
+fn program() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("GRPCSCOPE_BIN") {
+        let path = PathBuf::from(path);
+        anyhow::ensure!(path.is_file(), "GRPCSCOPE_BIN={} is no file", path.display());
+        return Ok(path);
+    }
+    built_here("grpcscope").context("grpcscope is not built: run `cargo build -p agent`")
+}
+
+fn lock() -> anyhow::Result<File> {
+    let folder = workspace::cache();
+    std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    let file = File::create(folder.join("kernel.lock")).context("create the lock of the kernel tests")?;
+    // SAFETY: `flock` touches no memory, and the descriptor is open.
+    let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) };
+    anyhow::ensure!(result == 0, "lock: {}", std::io::Error::last_os_error());
+    Ok(file)
+}
+
+/// A running `grpcscope calls --json`.
+#[derive(Debug)]
+pub struct Watch {
+    process: Process,
+    seen: Vec<Call>,
+    connections: Vec<Value>,
+}
+
+/// What the last line says.
+#[derive(Clone, Debug)]
+pub struct Summary(pub Value);
+
+impl Watch {
+    /// Starts one and waits until it watches.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(kernel: &Kernel, folder: &Path) -> anyhow::Result<Self> {
+        let mut command = Command::new(&kernel.program);
+        command.args(["calls", "--json"]);
+        let process = Process::start("grpcscope calls", &mut command, &folder.join("grpcscope.log"))?;
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            match process.next_line(PATIENCE).map(|line| observed::parse(&line)).transpose()? {
+                Some(Line::Other(value)) if value["type"] == "ready" => {
+                    return Ok(Watch { process, seen: Vec::new(), connections: Vec::new() });
+                }
+                Some(_) => {}
+                None => break,
+            }
+        }
+        bail!("grpcscope calls does not say that it is ready; {}", process.last_words())
+    }
+
+    /// Waits until a process has `count` calls, and then until nothing more comes. Returns its calls and
+    /// keeps those of other processes.
+    ///
+    /// # Errors
+    /// When grpcscope writes what it does not promise, or ends.
+    pub fn calls_of(&mut self, pid: u32, count: usize) -> anyhow::Result<Vec<Call>> {
+        let is_own = |call: &Call| call.pid == Some(pid);
+        let deadline = Instant::now() + Duration::from_secs(15);
+        let mut quiet_since = Instant::now();
+        loop {
+            let own = self.seen.iter().filter(|call| is_own(call)).count();
+            let quiet = quiet_since.elapsed();
+            // More than all is wrong, so it waits a little for what should not come.
+            if own >= count && quiet > Duration::from_millis(300) || Instant::now() > deadline {
+                break;
+            }
+            let Some(line) = self.process.next_line(Duration::from_millis(100)) else { continue };
+            if self.take(&line)?.is_some_and(|call| is_own(&call)) {
+                quiet_since = Instant::now();
+            }
+        }
+        let (own, others) = std::mem::take(&mut self.seen).into_iter().partition(is_own);
+        self.seen = others;
+        Ok(own)
+    }
+
+    /// Forgets what was seen so far.
+    ///
+    /// # Errors
+    /// When grpcscope writes what it does not promise.
+    pub fn forget(&mut self) -> anyhow::Result<()> {
+        while let Some(line) = self.process.next_line(Duration::from_millis(200)) {
+            self.take(&line)?;
+        }
+        self.seen.clear();
+        Ok(())
+    }
+
+    /// Calls that were seen and not asked for.
+    #[must_use]
+    pub fn other_calls(&self) -> &[Call] {
+        &self.seen
+    }
+
+    /// Ends it and returns its summary.
+    ///
+    /// # Errors
+    /// When it does not end in order.
+    pub fn stop(mut self) -> anyhow::Result<Summary> {
+        self.process.signal(libc::SIGTERM);
+        let mut summary = None;
+        while let Some(line) = self.process.next_line(PATIENCE) {
+            match observed::parse(&line)? {
+                Line::Summary(value) => summary = Some(Summary(value)),
+                Line::Call(_) | Line::Connection(_) | Line::Other(_) => {}
+            }
+        }
+        self.process.wait(PATIENCE)?;
+        summary.with_context(|| format!("grpcscope ended without its summary; {}", self.process.last_words()))
+    }
+
+    /// Takes a line in; says which call it was.
+    fn take(&mut self, line: &str) -> anyhow::Result<Option<Call>> {
+        match observed::parse(line)? {
+            Line::Call(call) => {
+                // A call that was still open is reported at the end of the observation only.
+                self.seen.push((*call).clone());
+                return Ok(Some(*call));
+            }
+            Line::Connection(value) => self.connections.push(value),
+            Line::Summary(value) => bail!("grpcscope ended early: {value}; {}", self.process.last_words()),
+            Line::Other(_) => {}
+        }
+        Ok(None)
+    }
+}
+
+impl Summary {
+    /// Fails if anything was lost, or nothing was received.
+    ///
+    /// # Errors
+    /// Then.
+    pub fn check_nothing_lost(&self) -> anyhow::Result<()> {
+        let number = |key: &str| self.0[key].as_u64();
+        anyhow::ensure!(number("lost") == Some(0), "something was lost: {}", self.0);
+        anyhow::ensure!(
+            number("received").is_some_and(|count| count > 0),
+            "nothing was received: {}",
+            self.0
+        );
+        Ok(())
+    }
+}
+
+/// A running `grpcscope run`.
+#[derive(Debug)]
+pub struct Run {
+    process: Process,
+    /// Port of its HTTP server on 127.0.0.1.
+    pub port: u16,
+}
+
+impl Run {
+    /// Starts one and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(kernel: &Kernel, folder: &Path) -> anyhow::Result<Self> {
+        let port = free_port()?;
+        let mut command = Command::new(&kernel.program);
+        command.args(["run", "--listen", &format!("127.0.0.1:{port}")]);
+        let run = Run {
+            process: Process::start("grpcscope run", &mut command, &folder.join("grpcscope.log"))?,
+            port,
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if crate::http::get(port, "/readyz").is_ok_and(|answer| answer.status == 200) {
+                return Ok(run);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        bail!("grpcscope run is not ready; {}", run.process.last_words())
+    }
+
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+}
+
+/// A port of 127.0.0.1 that nobody listens on now.
+///
+/// # Errors
+/// When there is none.
+pub fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0)).context("find a free port")?.local_addr()?.port())
+}
+
+/// What must be added to monotonic time to get the wall clock.
+#[must_use]
+pub fn wall_clock_offset_ns() -> u64 {
+    let read = |clock| {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is valid for writes for the whole call.
+        let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
+        assert_eq!(result, 0, "both clocks exist on every Linux");
+        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    };
+    read(libc::CLOCK_REALTIME).saturating_sub(read(libc::CLOCK_MONOTONIC))
+}
