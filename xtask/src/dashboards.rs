@@ -371,7 +371,7 @@ fn variables() -> Vec<Value> {
             "name": "datasource",
             "label": "Data source",
             "query": "prometheus",
-            "current": {},
+            "current": {"text": "default", "value": "default"},
             "hide": 0,
             "regex": "",
         }),
@@ -404,8 +404,7 @@ fn label_values(label: &str, shown: &str, series: &str) -> Value {
         "name": label,
         "label": shown,
         "datasource": datasource(),
-        "definition": query,
-        "query": {"query": query, "refId": label},
+        "query": {"qryType": 1, "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"},
         // On every change of the time range, so that what came and went is found.
         "refresh": 2,
         "sort": 1,

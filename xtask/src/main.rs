@@ -2,7 +2,9 @@
 //!
 //! Each command is one module (or folder) with an `Args` struct and a `run` function; this file only dispatches.
 
+mod dashboards;
 mod debian;
+mod demo;
 mod kernels;
 mod repo;
 mod setup;
@@ -27,6 +29,10 @@ enum Command {
     Setup(setup::Args),
     /// Set up, then check and test everything: the one command that CI runs.
     Test(test::Args),
+    /// Show grpcscope at work on a small system of its own, and compare what was done with what was seen.
+    Demo(demo::Args),
+    /// Write the Grafana dashboard.
+    Dashboards(dashboards::Args),
     /// Check the frame walker on Debian's kernels, each booted in qemu.
     Kernels(kernels::Args),
 }
@@ -35,6 +41,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup(args) => setup::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Dashboards(args) => dashboards::run(&args),
         Command::Kernels(args) => kernels::run(&args),
     };
     match result {

@@ -1,0 +1,97 @@
+//! The manifests for Kubernetes are held to Kubernetes' own schema, and to what README and the agent say of them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The schemas of Kubernetes, offline, and what compares with them.
+const VALIDATOR: &str = "kubernetes-validate==1.37.0";
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
+
+fn cache() -> PathBuf {
+    match std::env::var_os("GRPCSCOPE_CACHE") {
+        Some(path) if !path.is_empty() => PathBuf::from(path),
+        _ => Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache"),
+    }
+}
+
+/// True if the test has to be skipped; fails where nothing may be.
+fn skip(test: &str, why: &str) -> bool {
+    let strict = ["CI", "GRPCSCOPE_REQUIRE"]
+        .iter()
+        .any(|name| std::env::var(name).is_ok_and(|value| matches!(value.as_str(), "true" | "1")));
+    assert!(!strict, "{test}: {why}");
+    eprintln!("SKIPPED {test}: {why}");
+    true
+}
+
+fn run(command: &mut Command) -> Result<Output, String> {
+    let name = format!("{command:?}");
+    let output = command.output().map_err(|error| format!("{name}: {error}"))?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    Err(format!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim_end()))
+}
+
+/// The validator, installed into a virtual environment of its own the first time.
+fn validator() -> Result<PathBuf, String> {
+    let folder = cache().join("kubernetes-validate");
+    let program = folder.join("bin/kubernetes-validate");
+    if !program.is_file() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+        run(Command::new(folder.join("bin/pip")).args([
+            "--disable-pip-version-check",
+            "install",
+            "--quiet",
+            VALIDATOR,
+        ]))?;
+    }
+    Ok(program)
+}
+
+fn validate(program: &Path, manifest: &Path) -> Result<Output, String> {
+    run(Command::new(program).args(["--strict", "--no-warn"]).arg(manifest))
+}
+
+#[test]
+fn the_daemonset_is_what_kubernetes_accepts_and_a_misspelt_field_is_not() {
+    let program = match validator() {
+        Ok(program) => program,
+        Err(why) => {
+            assert!(skip("the_daemonset_is_what_kubernetes_accepts_and_a_misspelt_field_is_not", &why));
+            return;
+        }
+    };
+    let manifest = deploy().join("daemonset.yaml");
+    validate(&program, &manifest).unwrap_or_else(|error| panic!("{error}"));
+
+    let text = std::fs::read_to_string(&manifest).expect("the manifest");
+    let misspelt = text.replace("hostPID: true", "hostPid: true");
+    assert_ne!(text, misspelt);
+    let folder = cache().join("runs");
+    std::fs::create_dir_all(&folder).expect("a folder in the cache");
+    let copy = folder.join("misspelt-daemonset.yaml");
+    std::fs::write(&copy, misspelt).expect("a file in the cache");
+    assert!(validate(&program, &copy).is_err(), "the validator lets everything pass");
+}
+
+#[test]
+fn the_daemonset_asks_for_four_capabilities_and_no_more_rights() {
+    let text = std::fs::read_to_string(deploy().join("daemonset.yaml")).expect("the manifest");
+    for needed in [
+        r#"add: ["BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH"]"#,
+        r#"drop: ["ALL"]"#,
+        "privileged: false",
+        "readOnlyRootFilesystem: true",
+        "allowPrivilegeEscalation: false",
+        "hostPID: true",
+    ] {
+        assert_eq!(text.matches(needed).count(), 1, "{needed}");
+    }
+    for refused in ["hostNetwork: true", "privileged: true", "SYS_ADMIN", "NET_ADMIN"] {
+        assert!(!text.contains(refused), "{refused}");
+    }
+}

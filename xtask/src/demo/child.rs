@@ -1,0 +1,96 @@
+//! A process that the demo started, and its end.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// A running process; killed if it is dropped while it runs.
+pub(super) struct Running {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    /// Starts it, with its standard error in `log`.
+    pub(super) fn start(name: &'static str, command: &mut Command, log: PathBuf) -> Result<Self> {
+        let errors = File::create(&log).with_context(|| format!("write {}", log.display()))?;
+        let child = command.stderr(errors).spawn().with_context(|| format!("start {name}"))?;
+        Ok(Running { name, child, log })
+    }
+
+    /// Hands every line of its standard output to `on_line`, in a thread, and tells `on_line` of the end by `None`.
+    pub(super) fn read_lines(
+        &mut self,
+        mut on_line: impl FnMut(Option<String>) + Send + 'static,
+    ) -> Result<()> {
+        let stdout = self.child.stdout.take().context("standard output was not asked for")?;
+        thread::spawn(move || {
+            BufReader::new(stdout).lines().map_while(Result::ok).for_each(|line| on_line(Some(line)));
+            on_line(None);
+        });
+        Ok(())
+    }
+
+    /// Fails if it has ended.
+    pub(super) fn must_run(&mut self) -> Result<()> {
+        match self.child.try_wait().with_context(|| format!("look after {}", self.name))? {
+            None => Ok(()),
+            Some(status) => bail!("{} ended early with {status}{}", self.name, self.last_words()),
+        }
+    }
+
+    /// True when it has ended; fails if it ended badly.
+    pub(super) fn has_ended(&mut self) -> Result<bool> {
+        match self.child.try_wait().with_context(|| format!("look after {}", self.name))? {
+            None => Ok(false),
+            Some(status) if status.success() => Ok(true),
+            Some(status) => bail!("{} ended with {status}{}", self.name, self.last_words()),
+        }
+    }
+
+    /// Asks it to end, as an administrator would, and waits for that.
+    pub(super) fn terminate(mut self) -> Result<()> {
+        // The shell's own kill: a small machine may lack the program.
+        let asked = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.child.id())]).status();
+        asked.with_context(|| format!("stop {}", self.name))?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.child.try_wait().with_context(|| format!("stop {}", self.name))?.is_none() {
+            if Instant::now() > deadline {
+                bail!("{} does not end on SIGTERM{}", self.name, self.last_words());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn last_words(&self) -> String {
+        let mut text = Vec::new();
+        // Without a log there is just less to say.
+        let _ = File::open(&self.log).and_then(|mut log| log.read_to_end(&mut text));
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        let last = lines[lines.len().saturating_sub(5)..].join("\n  ");
+        if last.is_empty() { String::new() } else { format!(", it says:\n  {last}") }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // Only on the way of an error, which is what will be told.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// A pipe for standard input that ends a child of the demo when this process is gone, however that happens.
+pub(super) fn while_we_live(command: &mut Command) -> &mut Command {
+    command.arg("--while-stdin").stdin(Stdio::piped()).stdout(Stdio::piped())
+}
