@@ -39,6 +39,8 @@ pub(crate) struct Connection {
     /// When it was first said to be closing.
     closing: Option<Timestamp>,
     reported: Option<(Option<Flow>, Sync)>,
+    /// Frames that were not reported yet, since it is not known whose they are.
+    untold_frames: Vec<FrameSeen>,
 }
 
 /// One flow.
@@ -147,6 +149,7 @@ impl Connection {
             last_seen: time,
             closing: None,
             reported: None,
+            untold_frames: Vec::new(),
         }
     }
 
@@ -198,6 +201,7 @@ impl Connection {
 
     /// Reports everything that is left. `lost` says that the connection did not end but was given up.
     pub(crate) fn finish(&mut self, time: Timestamp, how: Finish, shared: &mut Shared) {
+        self.tell_frames(shared);
         let closed = self.closing;
         let mut ids: Vec<u32> = self.streams.keys().copied().collect();
         ids.sort_unstable();
@@ -508,6 +512,7 @@ impl Connection {
         let end_stream = first.kind == frame::HEADERS && first.has(frame::END_STREAM);
         match decoded {
             Some(Ok(_)) => {
+                self.learn_role(&block, chunk.flow);
                 self.trace(last, &[], Some(Ok(block.trace.take().unwrap_or_default())), chunk, shared);
                 if first.kind == frame::HEADERS {
                     self.handle_headers(first.stream, &block, end_stream, chunk, shared);
@@ -532,6 +537,17 @@ impl Connection {
         }
     }
 
+    /// A header block with pseudo-header fields tells which flow is the client's (checklist C3).
+    fn learn_role(&mut self, block: &HeaderBlock, flow: Flow) {
+        if self.client_flow.is_none() {
+            self.client_flow = match (block.is_request, block.is_response) {
+                (true, _) => Some(flow),
+                (false, true) => Some(flow.opposite()),
+                (false, false) => None,
+            };
+        }
+    }
+
     fn handle_headers(
         &mut self,
         id: u32,
@@ -540,13 +556,6 @@ impl Connection {
         chunk: &Chunk<'_>,
         shared: &mut Shared,
     ) {
-        if self.client_flow.is_none() {
-            self.client_flow = match (block.is_request, block.is_response) {
-                (true, _) => Some(chunk.flow),
-                (false, true) => Some(chunk.flow.opposite()),
-                (false, false) => None,
-            };
-        }
         let Some(peer) = self.peer(chunk.flow) else { return };
         self.recognised = true;
         if id % 2 == 0 {
@@ -819,7 +828,7 @@ impl Connection {
     }
 
     fn trace(
-        &self,
+        &mut self,
         header: FrameHeader,
         payload: &[u8],
         block: Option<Result<Fields, String>>,
@@ -834,10 +843,10 @@ impl Connection {
             Some(Err(error)) => (None, Some(error)),
             None => (None, None),
         };
-        shared.observations.push_back(Observation::Frame(Box::new(FrameSeen {
+        let seen = FrameSeen {
             connection: self.id,
             flow: chunk.flow,
-            from_client: self.client_flow.map(|client| client == chunk.flow),
+            from_client: None,
             time: chunk.time,
             frame_type: header.kind,
             flags: header.flags,
@@ -854,9 +863,24 @@ impl Connection {
             },
             headers,
             hpack_error,
-        })));
+        };
+        self.untold_frames.push(seen);
+        if self.client_flow.is_some() || self.untold_frames.len() >= FRAMES_KEPT_FOR_ROLE {
+            self.tell_frames(shared);
+        }
+    }
+
+    /// Reports the frames that waited until it was known whose they are.
+    fn tell_frames(&mut self, shared: &mut Shared) {
+        for mut frame in self.untold_frames.drain(..) {
+            frame.from_client = self.client_flow.map(|client| client == frame.flow);
+            shared.observations.push_back(Observation::Frame(Box::new(frame)));
+        }
     }
 }
+
+/// Frames that are kept back, when frames are traced, until it is known which flow is the client's.
+const FRAMES_KEPT_FOR_ROLE: usize = 1_024;
 
 type Fields = Vec<(Option<Vec<u8>>, Option<Vec<u8>>)>;
 
