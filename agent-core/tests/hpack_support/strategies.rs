@@ -32,7 +32,7 @@ fn name(valid_http: bool) -> BoxedStrategy<Vec<u8>> {
         "content-type",
         "cookie",
         "user-agent",
-        "te",
+        "date",
         "grpc-status",
         "grpc-timeout",
         "traceparent",
