@@ -5,8 +5,12 @@ mod hpack_support;
 use agent_core::hpack::Decoder;
 use hpack_support::{CAP, collect, dynamic_entries, hex, pairs, text_fields};
 
-/// One decoder through several blocks: after each its fields and the whole dynamic table are compared.
-fn check(decoder: &mut Decoder, blocks: &[(&str, &[(&str, &str)], &[(&str, &str)])]) {
+/// Names and values.
+type Pairs<'a> = &'a [(&'a str, &'a str)];
+
+/// One decoder through several blocks (hex, fields, table after it): after each its fields and the whole dynamic
+/// table are compared.
+fn check(decoder: &mut Decoder, blocks: &[(&str, Pairs<'_>, Pairs<'_>)]) {
     for (number, (block, fields, table)) in blocks.iter().enumerate() {
         assert_eq!(text_fields(decoder, &hex(block)), pairs(fields), "fields of block {}", number + 1);
         let entries = dynamic_entries(decoder, table.len() as u8);

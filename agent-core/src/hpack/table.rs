@@ -376,3 +376,72 @@ fn overwrite(octets: &mut [u8]) {
     octets.fill(0);
     black_box(octets);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &[u8] = b"canary";
+
+    fn insert(table: &mut Table, value: &[u8]) {
+        table.stage(value);
+        table.insert_staged(Name::Static(23), value.len(), true);
+    }
+
+    /// Whether a trace of the secret is anywhere in the arena, also where nothing is live.
+    fn holds_secret(table: &Table) -> bool {
+        table.arena.windows(3).any(|octets| octets == &SECRET[..3] || octets == &SECRET[3..])
+    }
+
+    #[test]
+    fn t13_evicted_octets_are_overwritten() {
+        let mut table = Table::empty(4096, 4096);
+        insert(&mut table, SECRET);
+        assert!(holds_secret(&table));
+        table.set_maximum(0);
+        assert!(!holds_secret(&table));
+    }
+
+    #[test]
+    fn t13_octets_that_churn_moves_and_evicts_are_overwritten() {
+        let mut table = Table::empty(300, 4096);
+        for round in 0..2000 {
+            insert(&mut table, if round % 7 == 0 { SECRET } else { b"harmless" });
+            let live = table.entries.iter().any(|entry| entry.value_bytes as usize == SECRET.len());
+            assert_eq!(holds_secret(&table), live, "round {round}");
+        }
+    }
+
+    #[test]
+    fn t13_staged_octets_that_are_not_inserted_are_overwritten() {
+        let mut table = Table::empty(40, 4096);
+        table.stage(SECRET);
+        table.discard_staged();
+        assert!(!holds_secret(&table));
+        // Too large for the table of 40 bytes.
+        insert(&mut table, SECRET);
+        assert!(table.entries.is_empty() && !holds_secret(&table));
+    }
+
+    #[test]
+    fn t13_a_new_epoch_overwrites_everything() {
+        let mut table = Table::empty(4096, 4096);
+        insert(&mut table, SECRET);
+        table.start_epoch(4096);
+        assert!(!holds_secret(&table));
+    }
+
+    #[test]
+    fn t13_nothing_outside_of_the_live_octets_remains_after_any_block() {
+        let mut table = Table::empty(4096, 4096);
+        for length in [1, 100, 1000, 30_000, 3, 900] {
+            table.stage(&vec![1; length]);
+            table.discard_staged();
+            insert(&mut table, &vec![2; length]);
+            table.shrink();
+            let live = table.live.clone();
+            let outside = table.arena[..live.start].iter().chain(&table.arena[live.end..]);
+            assert!(outside.copied().all(|octet| octet == 0), "after {length}");
+        }
+    }
+}

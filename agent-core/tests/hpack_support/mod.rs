@@ -1,6 +1,12 @@
 //! Helpers of the HPACK tests: what a decoder reports as plain data.
 #![allow(dead_code, reason = "each test binary uses some of it")]
-#![expect(clippy::allow_attributes, reason = "no single lint expectation holds for all test binaries")]
+
+pub(crate) mod encoder;
+pub(crate) mod strategies;
+// The code itself, so that the tests can encode. That it is the RFC's is shown by Appendix C, by the corpora and
+// by the differential tests.
+#[path = "../../src/hpack/huffman_code.rs"]
+mod huffman_code;
 
 use agent_core::hpack::{Decoder, EntryId, HpackError, ListLimits, Text};
 
