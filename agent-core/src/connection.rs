@@ -39,8 +39,6 @@ pub(crate) struct Connection {
     /// When it was first said to be closing.
     closing: Option<Timestamp>,
     reported: Option<(Option<Flow>, Sync)>,
-    /// Frames that were not reported yet, since it is not known whose they are.
-    untold_frames: Vec<FrameSeen>,
 }
 
 /// One flow.
@@ -149,7 +147,6 @@ impl Connection {
             last_seen: time,
             closing: None,
             reported: None,
-            untold_frames: Vec::new(),
         }
     }
 
@@ -201,7 +198,6 @@ impl Connection {
 
     /// Reports everything that is left. `lost` says that the connection did not end but was given up.
     pub(crate) fn finish(&mut self, time: Timestamp, how: Finish, shared: &mut Shared) {
-        self.tell_frames(shared);
         let closed = self.closing;
         let mut ids: Vec<u32> = self.streams.keys().copied().collect();
         ids.sort_unstable();
@@ -828,7 +824,7 @@ impl Connection {
     }
 
     fn trace(
-        &mut self,
+        &self,
         header: FrameHeader,
         payload: &[u8],
         block: Option<Result<Fields, String>>,
@@ -843,10 +839,10 @@ impl Connection {
             Some(Err(error)) => (None, Some(error)),
             None => (None, None),
         };
-        let seen = FrameSeen {
+        shared.observations.push_back(Observation::Frame(Box::new(FrameSeen {
             connection: self.id,
             flow: chunk.flow,
-            from_client: None,
+            from_client: self.client_flow.map(|client| client == chunk.flow),
             time: chunk.time,
             frame_type: header.kind,
             flags: header.flags,
@@ -863,25 +859,9 @@ impl Connection {
             },
             headers,
             hpack_error,
-        };
-        self.untold_frames.push(seen);
-        if self.client_flow.is_some() || self.untold_frames.len() >= FRAMES_KEPT_FOR_ROLE {
-            self.tell_frames(shared);
-        }
-    }
-
-    /// Reports the frames that waited until it was known whose they are.
-    fn tell_frames(&mut self, shared: &mut Shared) {
-        for mut frame in self.untold_frames.drain(..) {
-            frame.from_client = self.client_flow.map(|client| client == frame.flow);
-            shared.observations.push_back(Observation::Frame(Box::new(frame)));
-        }
+        })));
     }
 }
-
-/// Frames that are kept back, when frames are traced, until it is known which flow is the client's.
-const FRAMES_KEPT_FOR_ROLE: usize = 1_024;
-
 type Fields = Vec<(Option<Vec<u8>>, Option<Vec<u8>>)>;
 
 /// Why a connection is finished.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use agent_core::observation::{Call, ConnectionSummary, FrameSeen, Outcome};
+use agent_core::observation::{Call, ConnectionSummary, Outcome};
 use agent_core::{Flow, Limits, Observation, Observer, Timestamp};
 
 use crate::capture::recording::{Container, Endpoints, Event, Statistics, Tracker, container, source};
@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::exit::Failure;
 use crate::output::call::{CallLine, outcome_name};
 use crate::output::escape::Escaped;
+use crate::output::frames::FrameQueue;
 use crate::output::json::{self, ConnectionLine, SummaryJson};
 use crate::output::table::Table;
 use crate::output::terminal::Look;
@@ -82,6 +83,10 @@ struct Known {
     /// By flow: sent, received.
     next_offset: [Option<u64>; 2],
     holes: u64,
+    /// The observer has its bytes, and has not said that it ended.
+    is_observed: bool,
+    /// No packet of it will follow.
+    is_over: bool,
 }
 
 impl<W: Write> Replay<W> {
@@ -133,6 +138,7 @@ impl<W: Write> Replay<W> {
             known: HashMap::default(),
             label,
             form: self.form,
+            frames: FrameQueue::default(),
             summary: &mut self.summary,
             out: &mut self.out,
             written: Ok(()),
@@ -153,6 +159,8 @@ impl<W: Write> Replay<W> {
             file.written = Ok(());
         };
         tracker.finish(&mut |event| file.handle(event));
+        // Nothing follows that an end would have to wait for.
+        file.observer.handle_timeout(latest.plus(self.limits.ending_ns));
         file.observer.finish(latest);
         file.drain();
         file.written?;
@@ -194,6 +202,7 @@ struct OneFile<'a, W> {
     known: HashMap<u64, Known, foldhash::quality::RandomState>,
     label: Option<String>,
     form: Form,
+    frames: FrameQueue,
     summary: &'a mut SummaryJson,
     out: &'a mut W,
     /// The first error of the output; after it nothing more is written.
@@ -204,7 +213,7 @@ impl<W: Write> OneFile<'_, W> {
     fn handle(&mut self, event: Event<'_>) {
         match event {
             Event::Opened { connection, endpoints } => {
-                self.known.insert(connection.0, Known { endpoints, next_offset: [None; 2], holes: 0 });
+                self.known.insert(connection.0, Known::new(endpoints));
             }
             Event::Updated { connection, endpoints } => {
                 if let Some(known) = self.known.get_mut(&connection.0) {
@@ -214,6 +223,7 @@ impl<W: Write> OneFile<'_, W> {
             Event::Chunk(chunk) => {
                 if let Some(known) = self.known.get_mut(&chunk.connection.0) {
                     known.count_hole(chunk.flow, chunk.offset, chunk.bytes.len());
+                    known.is_observed = true;
                 }
                 self.observer.handle_chunk(chunk);
                 self.drain();
@@ -224,7 +234,11 @@ impl<W: Write> OneFile<'_, W> {
             }
             Event::Ended { connection, time } => {
                 self.observer.handle_end(connection, time);
+                if let Some(known) = self.known.get_mut(&connection.0) {
+                    known.is_over = true;
+                }
                 self.drain();
+                self.forget(connection.0);
             }
         }
     }
@@ -239,13 +253,12 @@ impl<W: Write> OneFile<'_, W> {
     fn drain(&mut self) {
         while let Some(observation) = self.observer.poll_observation() {
             let result = match observation {
-                Observation::Frame(frame) => self.show_frame(&frame),
-                Observation::CallEnded(call) => self.show_call(*call),
-                Observation::ConnectionEnded(summary) => {
-                    let shown = self.show_connection(&summary);
-                    self.known.remove(&summary.connection.0);
-                    shown
+                Observation::Frame(frame) => {
+                    self.frames.push(frame);
+                    self.write_frames()
                 }
+                Observation::CallEnded(call) => self.show_call(*call),
+                Observation::ConnectionEnded(summary) => self.show_connection(&summary),
                 Observation::ExchangeEnded(_) => {
                     self.summary.other_exchanges += 1;
                     Ok(())
@@ -254,7 +267,13 @@ impl<W: Write> OneFile<'_, W> {
                     *self.summary.anomalies.entry(anomaly.kind).or_default() += 1;
                     Ok(())
                 }
-                Observation::Connection(_) | Observation::CallStarted(_) => Ok(()),
+                Observation::Connection(status) => {
+                    if let Some(client_flow) = status.client_flow {
+                        self.frames.learn(status.connection, client_flow);
+                    }
+                    self.write_frames()
+                }
+                Observation::CallStarted(_) => Ok(()),
             };
             if self.written.is_ok() {
                 self.written = result;
@@ -262,12 +281,13 @@ impl<W: Write> OneFile<'_, W> {
         }
     }
 
-    fn show_frame(&mut self, frame: &FrameSeen) -> io::Result<()> {
-        if !self.form.frames || self.written.is_err() {
-            return Ok(());
+    fn write_frames(&mut self) -> io::Result<()> {
+        while let Some(frame) = self.frames.pop() {
+            if self.written.is_ok() {
+                json::write_frame(self.out, &frame)?;
+            }
         }
-        let opened_by = self.known.get(&frame.connection.0).and_then(|known| known.endpoints.opened_by);
-        json::write_frame(self.out, frame, opened_by.map(|client| client == frame.flow))
+        Ok(())
     }
 
     fn show_call(&mut self, call: Call) -> io::Result<()> {
@@ -297,6 +317,28 @@ impl<W: Write> OneFile<'_, W> {
 
     fn show_connection(&mut self, summary: &ConnectionSummary) -> io::Result<()> {
         self.summary.http2_connections += u64::from(summary.http2);
+        let known = self.known.get(&summary.connection.0);
+        // Who opened the connection is the client, as far as the core does not say otherwise.
+        match summary.client_flow.or_else(|| known?.endpoints.opened_by) {
+            Some(client_flow) => self.frames.learn(summary.connection, client_flow),
+            None => self.frames.give_up(summary.connection),
+        }
+        let result = self.write_frames().and_then(|()| self.write_connection(summary));
+        if let Some(known) = self.known.get_mut(&summary.connection.0) {
+            known.is_observed = false;
+        }
+        self.forget(summary.connection.0);
+        result
+    }
+
+    /// Forgets a connection that is over on the wire and for the observer: the observer takes its time.
+    fn forget(&mut self, connection: u64) {
+        if self.known.get(&connection).is_some_and(|known| known.is_over && !known.is_observed) {
+            self.known.remove(&connection);
+        }
+    }
+
+    fn write_connection(&mut self, summary: &ConnectionSummary) -> io::Result<()> {
         if self.form.calls != Calls::Json || self.written.is_err() {
             return Ok(());
         }
@@ -314,6 +356,10 @@ impl<W: Write> OneFile<'_, W> {
 }
 
 impl Known {
+    fn new(endpoints: Endpoints) -> Self {
+        Known { endpoints, next_offset: [None; 2], holes: 0, is_observed: false, is_over: false }
+    }
+
     fn count_hole(&mut self, flow: Flow, offset: u64, bytes: usize) {
         let next = &mut self.next_offset[usize::from(flow == Flow::Received)];
         // What was left out before a flow was joined is no hole.

@@ -267,15 +267,15 @@ struct FrameJson {
     hpack_error: Option<String>,
 }
 
-/// Writes a frame; `from_client` is used where the core did not know yet who sends.
+/// Writes a frame.
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write_frame<W: Write>(out: &mut W, frame: &FrameSeen, from_client: Option<bool>) -> io::Result<()> {
+pub fn write_frame<W: Write>(out: &mut W, frame: &FrameSeen) -> io::Result<()> {
     let latin_1 = |bytes: &Vec<u8>| bytes.iter().map(|&byte| char::from(byte)).collect::<String>();
     let json = FrameJson {
         conn: frame.connection.0,
-        dir: frame.from_client.or(from_client).map(|client| if client { "c2s" } else { "s2c" }),
+        dir: frame.from_client.map(|client| if client { "c2s" } else { "s2c" }),
         t_us: frame.time.0 / 1_000,
         r#type: frame.frame_type,
         flags: frame.flags,

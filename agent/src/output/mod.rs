@@ -5,6 +5,7 @@
 pub mod call;
 pub mod escape;
 pub mod json;
+pub mod frames;
 pub mod table;
 pub mod terminal;
 pub mod units;
