@@ -4,7 +4,9 @@
 //! exit codes and the commands.
 
 pub mod capture;
+pub mod identity;
 pub mod metrics;
+pub mod http;
 pub mod output;
 pub mod config;
 pub mod logging;
