@@ -147,6 +147,12 @@ pub fn compare(truths: &[Truth], observed: &[Call], joined: Joined, clock_offset
     comparison
 }
 
+/// How many of the calls must be on the wire; the others may be, see above.
+#[must_use]
+pub fn certainly_sent(truths: &[Truth]) -> usize {
+    truths.iter().filter(|truth| was_certainly_sent(truth)).count()
+}
+
 /// A maximum matching of a bipartite graph by augmenting paths (Kuhn).
 struct Matching<'a> {
     fits: &'a [Vec<usize>],

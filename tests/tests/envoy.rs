@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tests::agent::{Kernel, Watch, free_port, wall_clock_offset_ns};
 use tests::apps::{Address, Client, Implementation, PATIENCE, Pace, Server};
-use tests::compare::{Joined, compare, join};
+use tests::compare::{Joined, certainly_sent, compare, join};
 use tests::process::Process;
 use tests::{http, plan, provision, workspace};
 
@@ -35,14 +35,14 @@ fn check(kernel: &Kernel) -> anyhow::Result<()> {
     let truths = join(client.finish()?, &server.truth()?);
 
     let offset = wall_clock_offset_ns();
-    let in_envoy = watch.calls_of(envoy.pid(), 2 * truths.len())?;
+    let in_envoy = watch.calls_of(envoy.pid(), 2 * certainly_sent(&truths))?;
     let (downstream, upstream): (Vec<_>, Vec<_>) =
         in_envoy.into_iter().partition(|call| call.side == "server");
     let places = [
-        ("the client", watch.calls_of(pid, truths.len())?),
+        ("the client", watch.calls_of(pid, certainly_sent(&truths))?),
         ("Envoy's server side", downstream),
         ("Envoy's client side", upstream),
-        ("the server", watch.calls_of(server.pid(), truths.len())?),
+        ("the server", watch.calls_of(server.pid(), certainly_sent(&truths))?),
     ];
     for (place, seen) in places {
         let result = compare(&truths, &seen, Joined::FromTheStart, offset);

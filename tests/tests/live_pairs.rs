@@ -5,7 +5,7 @@
 
 use tests::agent::{Kernel, Watch, wall_clock_offset_ns};
 use tests::apps::{Client, Implementation, Pace, Server};
-use tests::compare::{Joined, compare, join};
+use tests::compare::{Joined, certainly_sent, compare, join};
 use tests::{plan, provision, workspace};
 
 const LIBRARIES: [&str; 3] = ["grpcio", "grpc-js", "grpc-go-app"];
@@ -59,10 +59,17 @@ fn pair(watch: &mut Watch, test: &str, client: Implementation, server: Implement
         let pid = running.pid();
         let truths = join(running.finish()?, &server.truth()?);
         for (side, pid) in [("client", pid), ("server", server.pid())] {
-            let seen = watch.calls_of(pid, truths.len())?;
+            let seen = watch.calls_of(pid, certainly_sent(&truths))?;
             let result = compare(&truths, &seen, Joined::FromTheStart, offset);
             result.check(&format!("{name}, {side}"))?;
             assert_sides(&seen, side);
+            anyhow::ensure!(result.deadlines > 0, "{name}, {side}: no deadline was seen");
+            anyhow::ensure!(
+                result.without_type * 2 < result.matched,
+                "{name}, {side}: the type of {} calls of {} is unknown",
+                result.without_type,
+                result.matched
+            );
             eprintln!(
                 "{name}, {side}: {} match, {} deadlines, {} were never sent",
                 result.matched, result.deadlines, result.never_sent
