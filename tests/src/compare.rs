@@ -11,8 +11,10 @@
 //!   by what the client read and what the server was going to send; every message has the same size, so bytes
 //!   follow from the count. No status needs to have been sent.
 //! * Of a call that its server ended early, the client may have sent any part of its messages before the end.
-//! * A server that reads a request late sees less than the whole timeout pass before the client gives up. It
-//!   cannot know that this was the deadline, so `cancelled` fits there.
+//! * A busy client writes its request later than it computed the timeout that it carries (measured: grpc-js gave
+//!   up 39 ms after it had written `50m`), and a busy server reads it later still. Where less than the timeout,
+//!   but for a small tolerance, passes between the request and its end, the observer cannot know that this was
+//!   the deadline, so `cancelled` fits there.
 //! * To one that joined late, fields may be unknown, never wrong.
 
 use std::collections::BTreeMap;
@@ -23,17 +25,6 @@ use crate::truth::{ClientCall, ServerCall};
 
 /// Clocks of the applications are read in milliseconds by some of them, and the wall clock may be adjusted.
 const CLOCK_SLACK_NS: u64 = 100_000_000;
-
-/// Where the calls were observed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum View {
-    /// In the client's process.
-    Client,
-    /// In the server's process.
-    Server,
-    /// On the network, in a recording.
-    Recording,
-}
 
 /// What the observer can know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +70,10 @@ pub struct Comparison {
     pub never_sent: usize,
     /// Matched calls whose method is not known.
     pub without_method: usize,
+    /// Matched calls whose type is not known.
+    pub without_type: usize,
+    /// Matched calls that missed their deadline and were seen to.
+    pub deadlines: usize,
     /// Calls of the truth that nothing fits, each with what is wrong with the nearest observed call.
     pub missing: Vec<String>,
     /// Observed calls that nobody made.
@@ -110,17 +105,11 @@ impl Comparison {
 /// Matches the calls of the truth with the observed ones. `clock_offset_ns` is what must be added to observed
 /// times to get the wall clock.
 #[must_use]
-pub fn compare(
-    truths: &[Truth],
-    observed: &[Call],
-    view: View,
-    joined: Joined,
-    clock_offset_ns: u64,
-) -> Comparison {
+pub fn compare(truths: &[Truth], observed: &[Call], joined: Joined, clock_offset_ns: u64) -> Comparison {
     let fits: Vec<Vec<usize>> = truths
         .iter()
         .map(|truth| {
-            let fit = |call: &Call| misfits(truth, call, view, joined, clock_offset_ns).is_empty();
+            let fit = |call: &Call| misfits(truth, call, joined, clock_offset_ns).is_empty();
             (0..observed.len()).filter(|&index| fit(&observed[index])).collect()
         })
         .collect();
@@ -147,17 +136,21 @@ pub fn compare(
         .map(|(call, _)| call)
         .collect();
     comparison.matched = observed.len() - left.len();
-    comparison.without_method = observed
-        .iter()
-        .zip(&matching.truth_of)
-        .filter(|(call, truth)| truth.is_some() && call.method.is_none())
-        .count();
-    comparison.missing = unmatched
-        .into_iter()
-        .map(|index| explain(&truths[index], &left, view, joined, clock_offset_ns))
-        .collect();
+    let pairs = || observed.iter().zip(&matching.truth_of);
+    let count = |is: fn(&Call) -> bool| pairs().filter(|(call, truth)| truth.is_some() && is(call)).count();
+    comparison.without_method = count(|call| call.method.is_none());
+    comparison.without_type = count(|call| call.call_type == "unknown");
+    comparison.deadlines = count(|call| call.outcome == "deadline");
+    comparison.missing =
+        unmatched.into_iter().map(|index| explain(&truths[index], &left, joined, clock_offset_ns)).collect();
     comparison.invented = left.iter().map(|call| format!("{call:?}")).collect();
     comparison
+}
+
+/// How many of the calls must be on the wire; the others may be, see above.
+#[must_use]
+pub fn certainly_sent(truths: &[Truth]) -> usize {
+    truths.iter().filter(|truth| was_certainly_sent(truth)).count()
 }
 
 /// A maximum matching of a bipartite graph by augmenting paths (Kuhn).
@@ -213,7 +206,7 @@ fn name(made: &ClientCall) -> &str {
 
 /// Everything in which an observed call differs from the truth; empty if it fits.
 #[must_use]
-pub fn misfits(truth: &Truth, seen: &Call, view: View, joined: Joined, clock_offset_ns: u64) -> Vec<String> {
+pub fn misfits(truth: &Truth, seen: &Call, joined: Joined, clock_offset_ns: u64) -> Vec<String> {
     let late = joined == Joined::Late;
     let made = &truth.made;
     let mut misfits = Vec::new();
@@ -262,11 +255,8 @@ pub fn misfits(truth: &Truth, seen: &Call, view: View, joined: Joined, clock_off
     } else {
         "deadline"
     };
-    let short = seen.duration_ns < made.timeout_ns;
-    let seen_as_cancel = outcome == "deadline"
-        && given_up
-        && seen.outcome == "cancelled"
-        && (view == View::Server && short || late && seen.timeout_ns.is_none());
+    let seen_as_cancel = outcome == "deadline" && given_up && seen.outcome == "cancelled";
+    let seen_as_cancel = seen_as_cancel && (passed_too_little(seen) || late && seen.timeout_ns.is_none());
     check(seen.outcome == outcome || seen_as_cancel || unknown_fits(&seen.outcome), &|| {
         format!("outcome {}, not {outcome}", seen.outcome)
     });
@@ -299,12 +289,21 @@ pub fn misfits(truth: &Truth, seen: &Call, view: View, joined: Joined, clock_off
         CallType::ServerStream => "server_stream",
         CallType::Bidi => "bidi",
     };
-    let wire_tells = made.code == 0 && name(made) != "EarlyOk" && !late;
+    // A server may answer one message before it has seen the end of the request; then the wire does not tell.
+    let has_many = matches!(made.call_type, CallType::ClientStream | CallType::Bidi);
+    let wire_tells = made.code == 0 && has_many && name(made) != "EarlyOk" && !late;
     let is_early = name(made) == "EarlyOk" && seen.call_type == "unary";
     check(seen.call_type == own || is_early || !wire_tells && seen.call_type == "unknown", &|| {
         format!("call type {}, not {own}", seen.call_type)
     });
     misfits
+}
+
+/// Less than the timeout passed on the wire: by more than 1 ms and 2 % of it, which is what an observer forgives
+/// (checklist D4).
+fn passed_too_little(seen: &Call) -> bool {
+    let (Some(timeout), Some(duration)) = (seen.timeout_ns, seen.duration_ns) else { return false };
+    duration + (timeout / 50).max(1_000_000) < timeout
 }
 
 /// How many messages, and how many bytes, one direction of a call may show.
@@ -333,12 +332,12 @@ fn request_messages(truth: &Truth) -> Expected {
     match name(made) {
         // The server may answer before it has read the message.
         "Missing" => Expected::Between(0, 1, made.sent_bytes),
-        // All messages of a plan's early call have the same size.
-        "Early" | "EarlyOk" => Expected::Between(
-            handled,
-            made.sent_msgs,
-            made.sent_bytes.checked_div(made.sent_msgs).unwrap_or(0),
-        ),
+        // All messages of a plan's early call have the same size, and there are 200 at most. The client may go
+        // on sending after the application was given the answer, so its own count says nothing.
+        "Early" | "EarlyOk" => {
+            let bytes = truth.handled.as_ref().map_or(0, |handled| handled.recv_bytes);
+            Expected::Between(handled, 200, bytes.checked_div(handled).unwrap_or(0))
+        }
         _ if was_given_up(truth) => Expected::Between(handled, 1, made.sent_bytes),
         _ => Expected::Exactly(made.sent_msgs, made.sent_bytes),
     }
@@ -357,12 +356,12 @@ fn response_messages(truth: &Truth) -> Expected {
     }
 }
 
-fn explain(truth: &Truth, left: &[&Call], view: View, joined: Joined, clock_offset_ns: u64) -> String {
+fn explain(truth: &Truth, left: &[&Call], joined: Joined, clock_offset_ns: u64) -> String {
     let made = &truth.made;
     let nearest = left
         .iter()
         .filter(|call| call.method.as_deref() == Some(&made.method) || call.method.is_none())
-        .map(|call| misfits(truth, call, view, joined, clock_offset_ns))
+        .map(|call| misfits(truth, call, joined, clock_offset_ns))
         .min_by_key(Vec::len);
     match nearest {
         Some(misfits) => {

@@ -5,7 +5,7 @@
 
 use tests::agent::{Kernel, Watch, wall_clock_offset_ns};
 use tests::apps::{Client, Implementation, Pace, Server};
-use tests::compare::{Joined, View, compare, join};
+use tests::compare::{Joined, certainly_sent, compare, join};
 use tests::{plan, provision, workspace};
 
 const LIBRARIES: [&str; 3] = ["grpcio", "grpc-js", "grpc-go-app"];
@@ -58,19 +58,28 @@ fn pair(watch: &mut Watch, test: &str, client: Implementation, server: Implement
             Client::start(client, &server.address, &folder, "1", &calls, Pace::at_once(concurrency))?;
         let pid = running.pid();
         let truths = join(running.finish()?, &server.truth()?);
-        for (view, pid) in [(View::Client, pid), (View::Server, server.pid())] {
-            let seen = watch.calls_of(pid, truths.len())?;
-            let result = compare(&truths, &seen, view, Joined::FromTheStart, offset);
-            result.check(&format!("{name}, {view:?}"))?;
-            assert_sides(&seen, view);
-            eprintln!("{name}, {view:?}: {} match, {} were never sent", result.matched, result.never_sent);
+        for (side, pid) in [("client", pid), ("server", server.pid())] {
+            let seen = watch.calls_of(pid, certainly_sent(&truths))?;
+            let result = compare(&truths, &seen, Joined::FromTheStart, offset);
+            result.check(&format!("{name}, {side}"))?;
+            assert_sides(&seen, side);
+            anyhow::ensure!(result.deadlines > 0, "{name}, {side}: no deadline was seen");
+            anyhow::ensure!(
+                result.without_type * 2 < result.matched,
+                "{name}, {side}: the type of {} calls of {} is unknown",
+                result.without_type,
+                result.matched
+            );
+            eprintln!(
+                "{name}, {side}: {} match, {} deadlines, {} were never sent",
+                result.matched, result.deadlines, result.never_sent
+            );
         }
     }
     Ok(())
 }
 
-fn assert_sides(calls: &[tests::observed::Call], view: View) {
-    let side = if view == View::Client { "client" } else { "server" };
+fn assert_sides(calls: &[tests::observed::Call], side: &str) {
     assert!(calls.iter().all(|call| call.side == side), "a call of the {side} has another side");
     assert!(calls.iter().all(|call| call.service.as_deref().is_some_and(|name| !name.is_empty())));
 }

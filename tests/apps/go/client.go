@@ -223,6 +223,8 @@ func client(unix, target, plan string, t *truth, concurrency int, rate float64, 
 		_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
 		run(conn, t, calls[half:], concurrency, rate)
 	}
+	// A reset of the last call shall reach the wire before the connection goes.
+	time.Sleep(200 * time.Millisecond)
 	_ = conn.Close()
 	say(map[string]any{"done": true, "calls": len(calls)})
 }

@@ -13,6 +13,8 @@ const OPTIONS = {
   'grpc.enable_http_proxy': 0,
 };
 const FAILURE = 'bad thing: 100% \u00fcn\u00efcode\nline2';
+// A reset of the last call shall reach the wire before the connection goes.
+const LINGER_MS = 200;
 const same = (bytes) => bytes;
 const say = (record) => process.stdout.write(JSON.stringify(record) + '\n');
 const nowNs = () => Math.round((performance.timeOrigin + performance.now()) * 1e6);
@@ -266,6 +268,7 @@ async function call(options) {
     await new Promise((resolve) => readline.createInterface({ input: process.stdin }).once('line', resolve));
     await run(client, write, calls.slice(half), concurrency, rate);
   }
+  await sleep(LINGER_MS);
   client.close();
   say({ done: true, calls: calls.length });
   process.exit(0);

@@ -18,6 +18,8 @@ OPTIONS = [
     ("grpc.enable_http_proxy", 0),
 ]
 FAILURE = "bad thing: 100% \u00fcn\u00efcode\nline2"
+# A reset of the last call shall reach the wire before the connection goes.
+LINGER_SECONDS = 0.2
 OUTCOMES = {0: "ok", 1: "cancelled", 4: "deadline"}
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -288,6 +290,7 @@ def client(arguments):
             say({"held": True})
             sys.stdin.readline()
             run(channel, truth, calls[half:], arguments.concurrency, arguments.rate)
+        time.sleep(LINGER_SECONDS)
         say({"done": True, "calls": len(calls)})
 
 

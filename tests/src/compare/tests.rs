@@ -59,7 +59,7 @@ fn handled(sent: u64) -> ServerCall {
 }
 
 fn run(truths: &[Truth], calls: &[Call]) -> Comparison {
-    compare(truths, calls, View::Client, Joined::FromTheStart, 0)
+    compare(truths, calls, Joined::FromTheStart, 0)
 }
 
 fn truth(made: ClientCall) -> Truth {
@@ -130,7 +130,7 @@ fn a_call_given_up_before_its_server_saw_it_may_be_missing_and_only_then() {
 }
 
 #[test]
-fn a_deadline_is_not_a_cancel_except_where_less_than_it_has_passed_at_the_server() {
+fn a_deadline_is_not_a_cancel_except_where_less_than_it_has_passed_on_the_wire() {
     let mut slow = made("Slow", 4);
     slow.timeout_ns = Some(50_000_000);
     let truths = [truth(slow)];
@@ -142,15 +142,14 @@ fn a_deadline_is_not_a_cancel_except_where_less_than_it_has_passed_at_the_server
     call.response_messages = 0;
     call.response_bytes = 0;
     call.duration_ns = Some(45_000_000);
-    let missing = |call: &Call, view| {
-        compare(&truths, std::slice::from_ref(call), view, Joined::FromTheStart, 0).missing.len()
-    };
-    assert_eq!(missing(&call, View::Client), 1);
-    assert_eq!(missing(&call, View::Server), 0);
+    let missing = |call: &Call| run(&truths, std::slice::from_ref(call)).missing.len();
+    assert_eq!(missing(&call), 0);
+    call.duration_ns = Some(49_500_000);
+    assert_eq!(missing(&call), 1);
     call.duration_ns = Some(51_000_000);
-    assert_eq!(missing(&call, View::Server), 1);
+    assert_eq!(missing(&call), 1);
     call.outcome = "deadline".into();
-    assert_eq!(missing(&call, View::Client), 0);
+    assert_eq!(missing(&call), 0);
 }
 
 #[test]
@@ -161,9 +160,7 @@ fn unknown_fits_only_the_late_and_wrong_fits_nobody() {
     call.status = None;
     call.status_source = "unknown".into();
     call.outcome = "unknown".into();
-    let missing = |call: &Call, joined| {
-        compare(&truths, std::slice::from_ref(call), View::Client, joined, 0).missing.len()
-    };
+    let missing = |call: &Call, joined| compare(&truths, std::slice::from_ref(call), joined, 0).missing.len();
     assert_eq!(missing(&call, Joined::FromTheStart), 1);
     assert_eq!(missing(&call, Joined::Late), 0);
     call.status = Some(13);

@@ -60,6 +60,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await??;
         make_calls(&channel, &truth, &calls, half..calls.len(), &options).await?;
     }
+    // A reset of the last call shall reach the wire before the connection goes.
+    tokio::time::sleep(Duration::from_millis(200)).await;
     drop(channel);
     crate::say(&serde_json::json!({"done": true, "calls": calls.len()}));
     Ok(())
