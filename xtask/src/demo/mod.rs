@@ -131,7 +131,7 @@ fn report(run: Run, as_json: bool) -> Result<()> {
 
     let mut table = Table::new();
     run.seen.iter().for_each(|call| table.take(call));
-    table.paint("");
+    table.paint("What was seen of the shop, by method:");
     let comparison = Comparison::of(run.made, run.seen);
     for call in &comparison.missing {
         eprintln!("made, but not seen so: {call}");
