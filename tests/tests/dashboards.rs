@@ -2,15 +2,15 @@
 //! metrics and labels that the catalogue has, and keeps the rules of Grafana's dashboard-linter.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use agent::metrics::catalogue::{CATALOGUE, Family, Kind};
 use promql_parser::label::Matchers;
 use promql_parser::parser::{self, Expr, LabelModifier, VectorSelector};
 use serde_json::Value;
+use tests::workspace::root;
 
 fn dashboards() -> Vec<(String, Value)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards");
+    let folder = root().join("dashboards");
     let files = std::fs::read_dir(&folder).expect("the folder of the dashboards");
     let mut dashboards = Vec::new();
     for file in files {

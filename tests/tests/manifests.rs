@@ -3,28 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use tests::workspace::{cache, root, skip};
+
 /// The schemas of Kubernetes, offline, and what compares with them.
 const VALIDATOR: &str = "kubernetes-validate==1.37.0";
 
 fn deploy() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
-}
-
-fn cache() -> PathBuf {
-    match std::env::var_os("GRPCSCOPE_CACHE") {
-        Some(path) if !path.is_empty() => PathBuf::from(path),
-        _ => Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache"),
-    }
-}
-
-/// True if the test has to be skipped; fails where nothing may be.
-fn skip(test: &str, why: &str) -> bool {
-    let strict = ["CI", "GRPCSCOPE_REQUIRE"]
-        .iter()
-        .any(|name| std::env::var(name).is_ok_and(|value| matches!(value.as_str(), "true" | "1")));
-    assert!(!strict, "{test}: {why}");
-    eprintln!("SKIPPED {test}: {why}");
-    true
+    root().join("deploy")
 }
 
 fn run(command: &mut Command) -> Result<Output, String> {
@@ -94,4 +79,19 @@ fn the_daemonset_asks_for_four_capabilities_and_no_more_rights() {
     for refused in ["hostNetwork: true", "privileged: true", "SYS_ADMIN", "NET_ADMIN"] {
         assert!(!text.contains(refused), "{refused}");
     }
+}
+
+#[test]
+fn the_configuration_in_the_manifest_is_one_that_the_agent_takes() {
+    let text = std::fs::read_to_string(deploy().join("daemonset.yaml")).expect("the manifest");
+    let (_, block) = text.split_once("config.yaml: |\n").expect("the ConfigMap has a config.yaml");
+    let config: String = block
+        .lines()
+        .take_while(|line| line.starts_with("    "))
+        .map(|line| format!("{}\n", &line[4..]))
+        .collect();
+    let config = agent::config::file::parse(&config).unwrap_or_else(|error| panic!("{error}, in\n{config}"));
+    assert_eq!(config.http.listen.port(), 9464);
+    assert!(config.http.listen.ip().is_unspecified(), "Prometheus could not reach {}", config.http.listen);
+    assert_eq!(text.matches("containerPort: 9464").count(), 1);
 }

@@ -101,7 +101,7 @@ pub(super) fn watch(args: &Args, programs: &Programs) -> Result<Run> {
             shown = Instant::now();
             let seconds = began.elapsed().as_secs();
             table.repaint(&format!(
-                "{seconds} s, C: seen on the client's side, S: on the server's; http://{address}/metrics"
+                "{seconds} s. CALLS: seen on the client's / on the server's side. Metrics: http://{address}/metrics"
             ));
         }
     }

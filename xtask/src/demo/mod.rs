@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// Use the recording even where BPF is allowed.
     #[arg(long)]
     recording: bool,
+    /// Use debug builds: sooner built, slower to run.
+    #[arg(long)]
+    debug: bool,
     /// Leave the set-up out: for a second run while nothing is missing.
     #[arg(long)]
     no_setup: bool,
@@ -70,7 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.no_setup {
         setup::set_up(&[Purpose::Builds])?;
     }
-    let programs = build()?;
+    let programs = build(args.debug)?;
     let run = match why_not_live(args, &programs)? {
         None => live::watch(args, &programs)?,
         Some(reason) => {
@@ -81,18 +84,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     report(run, args.json)
 }
 
-fn build() -> Result<Programs> {
+fn build(debug: bool) -> Result<Programs> {
     eprintln!("demo: building (the first time takes a few minutes)");
-    cmd("cargo")
-        .args(["build", "--quiet", "--release", "--package", "agent", "--package", "proto", "--bins"])
-        .dir(repo::root())
-        .run()?;
+    let mut build = cmd("cargo")
+        .args(["build", "--quiet", "--package", "agent", "--package", "proto", "--bins"])
+        .dir(repo::root());
+    let mut profile = "debug";
+    if !debug {
+        build = build.arg("--release");
+        profile = "release";
+    }
+    build.run()?;
     let folder = match std::env::var_os("CARGO_TARGET_DIR") {
         Some(target) => repo::root().join(target),
         None => repo::root().join("target"),
     };
     let program = |name: &str| {
-        let path = folder.join("release").join(name);
+        let path = folder.join(profile).join(name);
         path.is_file().then_some(path).with_context(|| format!("cargo did not build {name}"))
     };
     Ok(Programs { grpcscope: program("grpcscope")?, demo: program("grpcscope-demo")? })
@@ -123,7 +131,7 @@ fn report(run: Run, as_json: bool) -> Result<()> {
 
     let mut table = Table::new();
     run.seen.iter().for_each(|call| table.take(call));
-    table.paint("");
+    table.paint("What was seen of the shop, by method:");
     let comparison = Comparison::of(run.made, run.seen);
     for call in &comparison.missing {
         eprintln!("made, but not seen so: {call}");

@@ -100,22 +100,68 @@ impl Table {
     }
 
     fn text(&mut self) -> String {
-        let mut text = format!(
-            "{:<32} {:>13} {:>6} {:>8} {:>9}   {:>8} {:>8}   {:>8} {:>8}\n",
-            "METHOD", "CALLS C / S", "ERRORS", "DEADLINE", "CANCELLED", "C p50", "C p99", "S p50", "S p99"
-        );
+        // A recording has no sides.
+        let has_sides = self.methods.values().any(|method| method.server.calls > 0);
+        let mut text =
+            format!("{:<32} {:>13} {:>6} {:>8} {:>9}", "METHOD", "CALLS", "ERRORS", "DEADLINE", "CANCELLED");
+        let headings: &[&str] =
+            if has_sides { &["CLIENT p50", "p99", "SERVER p50", "p99"] } else { &["p50", "p99"] };
+        for heading in headings {
+            let _ = write!(text, " {heading:>11}");
+        }
+        text.push('\n');
         for (name, method) in &mut self.methods {
             let Method { client, server, errors, deadlines, cancelled } = method;
-            let calls = format!("{} / {}", client.calls, server.calls);
-            let _ = writeln!(
-                text,
-                "{name:<32} {calls:>13} {errors:>6} {deadlines:>8} {cancelled:>9}   {:>8} {:>8}   {:>8} {:>8}",
-                client.percentile(50),
-                client.percentile(99),
-                server.percentile(50),
-                server.percentile(99)
-            );
+            let mut calls = client.calls.to_string();
+            if has_sides {
+                let _ = write!(calls, " / {}", server.calls);
+            }
+            let _ = write!(text, "{name:<32} {calls:>13} {errors:>6} {deadlines:>8} {cancelled:>9}");
+            let sides = if has_sides { vec![client, server] } else { vec![client] };
+            for side in sides {
+                let _ = write!(text, " {:>11} {:>11}", side.percentile(50), side.percentile(99));
+            }
+            text.push('\n');
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(side: &str, outcome: &str, duration_ns: u64) -> Call {
+        let call = serde_json::json!({
+            "side": side, "method": "/a.B/C", "call_type": "unary", "outcome": outcome, "status": null,
+            "request_messages": 1, "response_messages": 1, "duration_ns": duration_ns,
+        });
+        Call::of_observer(&call).expect("a whole call")
+    }
+
+    #[test]
+    fn a_call_that_both_sides_saw_is_one_line_and_one_error() {
+        let mut table = Table::new();
+        for side in ["client", "server"] {
+            table.take(&call(side, "error", 12_000_000));
+            table.take(&call(side, "ok", 1_500_000_000));
+        }
+        let text = table.text();
+        let words: Vec<&str> =
+            text.lines().nth(1).expect("a line for the method").split_whitespace().collect();
+        assert_eq!(
+            words,
+            ["a.B/C", "2", "/", "2", "1", "0", "0", "1.5", "s", "1.5", "s", "1.5", "s", "1.5", "s"]
+        );
+    }
+
+    #[test]
+    fn a_recording_has_one_column_of_durations() {
+        let mut table = Table::new();
+        table.take(&call("wire", "deadline", 300_000_000));
+        let text = table.text();
+        let words: Vec<&str> =
+            text.lines().nth(1).expect("a line for the method").split_whitespace().collect();
+        assert_eq!(words, ["a.B/C", "1", "0", "1", "0", "300", "ms", "300", "ms"]);
     }
 }
