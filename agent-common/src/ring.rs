@@ -15,6 +15,9 @@ pub const KIND_OPEN: u8 = 2;
 /// [`FLAG_FINAL`] that nothing follows.
 pub const KIND_CLOSE: u8 = 3;
 
+/// Where a flow without sequence numbers starts when it was joined in the middle.
+pub const UNKNOWN_START: u64 = 1 << 32;
+
 /// Bytes that the observed process sent.
 pub const FLOW_SENT: u8 = 0;
 /// Bytes that the observed process received.
@@ -25,25 +28,30 @@ pub const FLAG_RESET: u8 = 1;
 /// The socket is closed; its id will not be used again.
 pub const FLAG_FINAL: u8 = 2;
 
+/// More records of the same socket call follow; they repeat `offset` and `moved`.
+pub const FLAG_MORE: u8 = 4;
+
 /// What every record begins with.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader {
     /// `CLOCK_MONOTONIC` at the end of the socket call, in nanoseconds.
     pub time_ns: u64,
-    /// The socket's cookie: unique on this host since boot.
+    /// Names the socket; never used again for another one while the host is up.
     pub connection: u64,
     /// Position, in the flow, of the first byte that the socket call moved. Zero is the first byte of the
-    /// flow; a first record with any other offset means that what lies before it was not seen.
+    /// flow; a first record with any other offset means that what lies before it was not seen. Sockets
+    /// without sequence numbers (Unix, MPTCP, kTLS) start at [`UNKNOWN_START`] when they were not seen from
+    /// their first byte.
     pub offset: u64,
     /// Bytes that the socket call moved.
     pub moved: u32,
-    /// Counts the records of this flow of this connection, from zero, sent or lost: a step of more than
-    /// one is a loss of known size.
+    /// Counts the records of this flow of this connection, of all kinds, from zero, sent or lost: a step of
+    /// more than one is a loss of known size.
     pub sequence: u32,
-    /// Process (thread group) that made the call.
+    /// Process (thread group) that made the call; of [`KIND_CLOSE`], the one that was seen last.
     pub pid: u32,
-    /// Thread that made the call.
+    /// Thread that made the call, zero for [`KIND_CLOSE`].
     pub thread: u32,
     /// Bytes of payload that follow this header.
     pub payload: u32,
@@ -92,11 +100,29 @@ pub struct Endpoints {
     pub reserved: u16,
     /// Network namespace of the socket (inode number), zero if it is unknown.
     pub network_namespace: u32,
-    /// Zero.
-    pub reserved2: u32,
+    /// How the connection was recognised, one of the `RECOGNISED_` constants.
+    pub recognised: u32,
     /// The process's cgroup in the v2 hierarchy, zero if it is unknown.
     pub cgroup: u64,
     /// `comm` of the thread that made the call.
     pub comm: [u8; 16],
 }
 const _: () = assert!(size_of::<Endpoints>() == 72);
+
+/// Recognised by the client preface (RFC 9113 §3.4).
+pub const RECOGNISED_PREFACE: u32 = 1;
+/// Recognised by a SETTINGS frame as the first bytes of the server's flow; to be confirmed by the preface.
+pub const RECOGNISED_SETTINGS: u32 = 2;
+/// Recognised by frames that chain, in the middle of the connection.
+pub const RECOGNISED_CHAIN: u32 = 3;
+
+/// A KIND_OPEN record: a header and its payload.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenRecord {
+    /// The header.
+    pub header: RecordHeader,
+    /// The payload.
+    pub endpoints: Endpoints,
+}
+const _: () = assert!(size_of::<OpenRecord>() == 120);

@@ -1,3 +1,4 @@
-//! Where byte streams come from: the kernel of this machine, or a recording.
+//! Where bytes come from: the kernel, or a recording.
 
+pub mod kernel;
 pub mod recording;

@@ -1,0 +1,167 @@
+//! Where the bytes of a socket call are.
+//!
+//! After the call they stand in the caller's buffers: behind the registers of the system call (tp_btf), or
+//! just before where the iterator stands now (fexit). Either way the result is a first buffer and the
+//! iovecs that follow it.
+
+use agent_common::counter::Counter;
+use agent_common::flow::Walk;
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
+
+use crate::config::config;
+use crate::kernel::{field, read_kernel, read_user};
+
+macro_rules! set {
+    ($p:ident . $field:ident = $value:expr) => {{
+        let value = $value;
+        core::ptr::write_volatile(&raw mut (*$p).$field, value)
+    }};
+}
+
+/// The buffers are described.
+pub const FOUND: u32 = u32::MAX;
+
+/// One buffer.
+#[inline(always)]
+unsafe fn one(walk: *mut Walk, address: u64, moved: u64) -> u32 {
+    // SAFETY: `walk` is a map value that the caller owns.
+    unsafe {
+        set!(walk.cursor = address);
+        set!(walk.segment_left = moved);
+        set!(walk.iovec_left = 0);
+        set!(walk.iovec_cached = 0);
+        set!(walk.iovec_index = 0);
+    }
+    FOUND
+}
+
+/// A first buffer and iovecs, or only these.
+#[inline(always)]
+unsafe fn many(walk: *mut Walk, address: u64, count: u64, kernel: u64) -> u32 {
+    // SAFETY: `walk` is a map value that the caller owns.
+    unsafe {
+        set!(walk.iovec_next = address);
+        set!(walk.iovec_left = count);
+        set!(walk.iovec_cached = 0);
+        set!(walk.iovec_index = 0);
+        set!(walk.iovec_kernel = kernel);
+    }
+    FOUND
+}
+
+/// From the registers with which the task entered the kernel; [`FOUND`], or the counter that says why not.
+#[inline(always)]
+pub unsafe fn of_system_call(walk: *mut Walk, moved: u64) -> u32 {
+    // SAFETY: task and registers are pointers that the verifier knows; `walk` is a map value that the
+    // caller owns.
+    unsafe {
+        set!(walk.total_left = moved);
+        set!(walk.segment_left = 0);
+        let task = bpf_get_current_task_btf() as u64;
+        if u64::from(field::<u32>(task, config!(TASK_STATUS))) & config!(TASK_STATUS_COMPAT) != 0 {
+            return Counter::SkippedCompat as u32;
+        }
+        let regs = bpf_task_pt_regs(task as *mut _) as u64;
+        let number: u64 = field(regs, config!(REGS_NUMBER));
+        let second: u64 = field(regs, config!(REGS_SECOND));
+        let third: u64 = field(regs, config!(REGS_THIRD));
+        if number == config!(NR_READ)
+            || number == config!(NR_WRITE)
+            || number == config!(NR_SENDTO)
+            || number == config!(NR_RECVFROM)
+        {
+            if third < moved {
+                return Counter::ShortBuffers as u32;
+            }
+            return one(walk, second, moved);
+        }
+        if number == config!(NR_READV)
+            || number == config!(NR_WRITEV)
+            || number == config!(NR_PREADV2)
+            || number == config!(NR_PWRITEV2)
+        {
+            return many(walk, second, third, 0);
+        }
+        if number == config!(NR_SENDMSG) || number == config!(NR_RECVMSG) {
+            // struct user_msghdr: msg_iov and msg_iovlen at 16 on 64-bit machines.
+            let to = (&raw mut (*walk).iovecs).cast::<u8>();
+            if read_user(to, 16, second + 16) < 0 {
+                return Counter::Fault as u32;
+            }
+            let words = to.cast::<u64>();
+            return many(walk, words.read_volatile(), words.add(1).read_volatile(), 0);
+        }
+        if number == config!(NR_SENDMMSG) || number == config!(NR_RECVMMSG) {
+            return Counter::SkippedMultiMessage as u32;
+        }
+        if number == config!(NR_SPLICE) || number == config!(NR_SENDFILE) {
+            return Counter::SkippedSplice as u32;
+        }
+        if number == config!(NR_IO_URING_ENTER) {
+            return Counter::SkippedIoUring as u32;
+        }
+        Counter::SkippedOtherSyscall as u32
+    }
+}
+
+/// From the message's iterator, which stands behind the bytes that were moved.
+#[inline(always)]
+pub unsafe fn of_message(walk: *mut Walk, message: u64, moved: u64, steps: u64) -> u32 {
+    // SAFETY: the iterator is read by helpers that check; `walk` is a map value that the caller owns.
+    unsafe {
+        set!(walk.total_left = moved);
+        set!(walk.segment_left = 0);
+        let image = (&raw mut (*walk).iovecs).cast::<u8>();
+        if read_kernel(image, 48, message + config!(MSG_ITER)) < 0 {
+            return Counter::Fault as u32;
+        }
+        let kind = if config!(ITER_TYPE_MASK) != 0 {
+            u64::from(image.add(config!(ITER_TYPE) as usize).cast::<u32>().read_volatile())
+                & config!(ITER_TYPE_MASK)
+        } else {
+            u64::from(image.add(config!(ITER_TYPE) as usize).read_volatile())
+        };
+        let offset = image.add(config!(ITER_OFFSET) as usize).cast::<u64>().read_volatile();
+        if kind == config!(ITER_IS_UBUF) {
+            let base = image.add(config!(ITER_UBUF) as usize).cast::<u64>().read_volatile();
+            return one(walk, base + offset - moved, moved);
+        }
+        if kind != config!(ITER_IS_IOVEC) {
+            return Counter::SkippedKernelBuffer as u32;
+        }
+        let current = image.add(config!(ITER_IOV) as usize).cast::<u64>().read_volatile();
+        set!(walk.iovec_next = current);
+        if offset >= moved {
+            if read_kernel(image, 16, current) < 0 {
+                return Counter::Fault as u32;
+            }
+            return one(walk, image.cast::<u64>().read_volatile() + offset - moved, moved);
+        }
+        // Backwards, until what was moved before the current iovec is covered.
+        set!(walk.want = moved - offset);
+        set!(walk.found = 0);
+        let mut step = 0;
+        while step < steps {
+            step += 1;
+            let entry = core::ptr::read_volatile(&raw const (*walk).iovec_next) - 16;
+            set!(walk.iovec_next = entry);
+            if read_kernel(image, 16, entry) < 0 {
+                return Counter::Fault as u32;
+            }
+            let len = image.cast::<u64>().add(1).read_volatile();
+            let want = core::ptr::read_volatile(&raw const (*walk).want);
+            if len >= want {
+                set!(walk.cursor = image.cast::<u64>().read_volatile() + len - want);
+                set!(walk.segment_left = want);
+                set!(walk.found = step);
+                break;
+            }
+            set!(walk.want = want - len);
+        }
+        let back = core::ptr::read_volatile(&raw const (*walk).found);
+        if back == 0 {
+            return Counter::OutOfSteps as u32;
+        }
+        many(walk, core::ptr::read_volatile(&raw const (*walk).iovec_next) + 16, back, 1)
+    }
+}

@@ -1,0 +1,527 @@
+//! One socket call: from "some socket moved bytes" to a walk that is ready, and after the walk to records.
+
+use core::ffi::c_void;
+use core::ptr::{null_mut, read_volatile, write_volatile};
+
+use agent_common::counter::Counter;
+use agent_common::flow::{
+    Connection, Flow, PHASE_HEADER, PHASE_PREFACE, PHASE_START, PHASE_UNSYNCED, STATE_OPENED,
+    STATE_RECEIVED_CLOSED, STATE_SENT_CLOSED, STATE_SEQUENCED, STOP_BAD_FRAME, STOP_FAULT, STOP_NOT_HTTP2,
+    STOP_SHORT, Walk,
+};
+use agent_common::frame::{FrameHeader, HEADER_BYTES, PREFACE_BYTES, SETTINGS};
+use agent_common::ring::{
+    FLAG_FINAL, FLOW_RECEIVED, KIND_CLOSE, KIND_DATA, KIND_OPEN, RECOGNISED_CHAIN, RECOGNISED_PREFACE,
+    RECOGNISED_SETTINGS, RecordHeader, UNKNOWN_START,
+};
+use agent_common::walk::{self, Memory};
+use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+
+use crate::buffers;
+use crate::config::config;
+use crate::kernel::{self, User};
+use crate::maps::{self, CLASS_HTTP2, CLASS_NEW, CLASS_OTHER, Class};
+use crate::socket;
+
+macro_rules! get {
+    ($p:ident . $field:ident) => {
+        read_volatile(&raw const (*$p).$field)
+    };
+}
+macro_rules! set {
+    ($p:ident . $field:ident = $value:expr) => {{
+        let value = $value;
+        write_volatile(&raw mut (*$p).$field, value)
+    }};
+}
+
+/// Calls after which a socket that was given up is looked at again.
+const RETRY_CALLS: u32 = 4096;
+/// Calls in which a connection that is older than the agent may show frames that chain.
+const TRIES: u32 = 16;
+
+/// What the hook says about the call.
+#[derive(Clone, Copy)]
+pub struct Call {
+    /// The socket, a pointer that the verifier trusts.
+    pub sk: u64,
+    /// Bytes moved.
+    pub moved: u64,
+    /// `FLOW_` constant.
+    pub flow: u32,
+    /// The message, where the hook has one; otherwise the registers are used.
+    pub message: u64,
+    /// Iovecs to go back over at most.
+    pub back_steps: u64,
+}
+
+/// A walk that is ready; null pointers if there is nothing to walk.
+#[derive(Clone, Copy)]
+pub struct Ready {
+    /// Claimed scratch memory.
+    pub walk: *mut Walk,
+    /// The flow, in the connection's storage.
+    pub flow: *mut Flow,
+}
+
+const NOTHING: Ready = Ready { walk: null_mut(), flow: null_mut() };
+
+/// The flow of a connection.
+#[inline(always)]
+pub unsafe fn flow_of(connection: *mut Connection, flow: u32) -> *mut Flow {
+    // SAFETY: `flow` is a constant 0 or 1.
+    unsafe { (&raw mut (*connection).flows).cast::<Flow>().add(flow as usize) }
+}
+
+/// Decides whether the call matters, and prepares its walk.
+#[inline(always)]
+pub unsafe fn prepare(call: Call) -> Ready {
+    // SAFETY: pointers come from helpers and are checked for null; what they point to is whole.
+    unsafe {
+        let class = maps::class_of(call.sk);
+        if class.is_null() {
+            maps::count(Counter::Storage);
+            return NOTHING;
+        }
+        let mut kind = get!(class.class);
+        if kind == CLASS_OTHER {
+            let calls = get!(class.count) + 1;
+            set!(class.count = calls);
+            if calls < RETRY_CALLS {
+                return NOTHING;
+            }
+            set!(class.class = CLASS_NEW);
+            set!(class.count = TRIES - 4);
+            kind = CLASS_NEW;
+        }
+        let task = bpf_get_current_pid_tgid();
+        let walk = maps::claim(call.flow, task);
+        if walk.is_null() {
+            if kind == CLASS_HTTP2 {
+                maps::count(Counter::SkippedScratchBusy);
+                unseen(call);
+            }
+            return NOTHING;
+        }
+        let found = if call.message != 0 {
+            buffers::of_message(walk, call.message, call.moved, call.back_steps)
+        } else {
+            buffers::of_system_call(walk, call.moved)
+        };
+        set!(walk.found = u64::from(found));
+        if get!(walk.found) != u64::from(buffers::FOUND) {
+            if kind == CLASS_HTTP2 {
+                skipped(get!(walk.found));
+                unseen(call);
+            }
+            maps::release(walk);
+            return NOTHING;
+        }
+        set!(walk.recognised = 0);
+        if kind == CLASS_NEW && !recognise(walk, class, call, (task >> 32) as u32) {
+            maps::release(walk);
+            return NOTHING;
+        }
+        let connection = maps::connection_of(call.sk, true);
+        if connection.is_null() {
+            maps::count(Counter::Storage);
+            maps::release(walk);
+            return NOTHING;
+        }
+        let flow = flow_of(connection, call.flow);
+        locate(walk, connection, flow, call);
+        address(walk, connection, flow, call, task);
+        Ready { walk, flow }
+    }
+}
+
+/// Counts why a call's buffers were not found.
+#[inline(always)]
+unsafe fn skipped(reason: u64) {
+    // A counter's number, masked to the array.
+    let key = reason & (agent_common::counter::COUNTER_SLOTS as u64 - 1);
+    // SAFETY: masked.
+    unsafe { maps::count_slot(key) };
+}
+
+/// A call of an HTTP/2 socket whose bytes cannot be walked: TCP's sequence numbers will say so at the
+/// next call; for other sockets it is written down.
+#[inline(always)]
+unsafe fn unseen(call: Call) {
+    // SAFETY: as `prepare`.
+    unsafe {
+        let connection = maps::connection_of(call.sk, false);
+        if connection.is_null() {
+            return;
+        }
+        if get!(connection.state) & STATE_SEQUENCED == 0 {
+            let flow = flow_of(connection, call.flow);
+            set!(flow.unseen = get!(flow.unseen).wrapping_add(call.moved as u32));
+        }
+    }
+}
+
+/// Looks at the first bytes of a call on a socket that is not classified. True if the call is to be walked.
+#[inline(always)]
+unsafe fn recognise(walk: *mut Walk, class: *mut Class, call: Call, pid: u32) -> bool {
+    // SAFETY: as `prepare`.
+    unsafe {
+        if config!(IGNORED_PID) == u64::from(pid) {
+            give_up(class);
+            return false;
+        }
+        walk::begin(walk, false);
+        let mut buffers = 0;
+        while buffers < 4 && get!(walk.segment_left) == 0 {
+            if !walk::next_segment::<User>(walk) {
+                return false;
+            }
+            buffers += 1;
+        }
+        let tcp = socket::tcp(call.sk);
+        let sequenced = tcp != 0 && !socket::has_upper_protocol(tcp);
+        let mut from_start = true;
+        if sequenced {
+            let start = socket::stream_end(tcp, call.flow).wrapping_sub(call.moved);
+            // See `locate`: a flow that is sent may seem to start at one.
+            from_start = start == 0 || (start == 1 && call.flow != u32::from(FLOW_RECEIVED));
+        }
+        set!(walk.want = if get!(walk.segment_left) < PREFACE_BYTES { get!(walk.segment_left) } else { PREFACE_BYTES });
+        let bytes = get!(walk.want) & 31;
+        let seen = (&raw mut (*walk).out).cast::<u8>();
+        if bytes == 0 || kernel::read_user(seen, bytes, get!(walk.cursor)) < 0 {
+            return false;
+        }
+        let first = User::load(seen);
+        let preface = u64::from_be_bytes(*b"PRI * HT");
+        let shift = if bytes < 8 { (64 - bytes * 8) & 63 } else { 0 };
+        let mut recognised = 0;
+        if from_start && first >> shift == preface >> shift {
+            recognised = RECOGNISED_PREFACE;
+        } else if bytes >= HEADER_BYTES {
+            let frame = FrameHeader::from_parts(first >> 56, User::load(seen.add(1)));
+            let settings = frame.kind == SETTINGS && frame.flags == 0 && frame.length <= 240;
+            if frame.is_credible() {
+                if from_start && settings {
+                    recognised = RECOGNISED_SETTINGS;
+                } else if !(sequenced && from_start) {
+                    recognised = RECOGNISED_CHAIN;
+                }
+            }
+        }
+        set!(walk.recognised = u64::from(recognised));
+        let recognised = get!(walk.recognised) as u32;
+        if recognised == 0 {
+            // What starts otherwise will not become HTTP/2, unless too little of it was seen.
+            let tries = get!(class.count) + 1;
+            set!(class.count = tries);
+            if tries >= TRIES || (sequenced && from_start && bytes >= HEADER_BYTES) {
+                give_up(class);
+            }
+            return false;
+        }
+        if recognised != RECOGNISED_CHAIN {
+            set!(class.class = CLASS_HTTP2);
+            maps::count(if recognised == RECOGNISED_PREFACE {
+                Counter::ClassPreface
+            } else {
+                Counter::ClassSettings
+            });
+        }
+        true
+    }
+}
+
+/// The socket is not HTTP/2.
+#[inline(always)]
+unsafe fn give_up(class: *mut Class) {
+    // SAFETY: as `prepare`.
+    unsafe {
+        set!(class.class = CLASS_OTHER);
+        set!(class.count = 0);
+        maps::count(Counter::ClassOther);
+    }
+}
+
+/// Finds the call's place in the flow: what was missed since the last call, or where the first one starts.
+#[inline(always)]
+unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, call: Call) {
+    // SAFETY: as `prepare`.
+    unsafe {
+        let recognised = get!(walk.recognised) as u32;
+        let tcp = socket::tcp(call.sk);
+        if get!(connection.id) == 0 {
+            set!(connection.id = socket::identity(call.sk));
+            if tcp != 0 && !socket::has_upper_protocol(tcp) {
+                set!(connection.state = STATE_SEQUENCED);
+            }
+        }
+        if recognised != 0 {
+            set!(connection.recognised = recognised);
+        }
+        let sequenced = tcp != 0 && get!(connection.state) & STATE_SEQUENCED != 0;
+        let phase = u32::from(get!(flow.phase));
+        if phase == PHASE_START {
+            let mut start = 0;
+            if sequenced {
+                start = socket::stream_end(tcp, call.flow).wrapping_sub(call.moved);
+                if start == 1 && call.flow != u32::from(FLOW_RECEIVED) {
+                    start = 0;
+                }
+                let end = (start + call.moved) as u32;
+                set!(flow.zero = socket::sequence_end(tcp, call.flow).wrapping_sub(end));
+            } else if get!(connection.recognised) == RECOGNISED_CHAIN {
+                start = UNKNOWN_START;
+            }
+            set!(flow.next = start);
+            set!(flow.unseen = 0);
+            let opened_by = get!(connection.recognised);
+            if start != 0 || opened_by == RECOGNISED_CHAIN {
+                set!(flow.phase = PHASE_UNSYNCED as u8);
+            } else {
+                // The client's flow starts with the preface, the server's with SETTINGS.
+                let by_this_flow = recognised != 0;
+                let client = (opened_by == RECOGNISED_PREFACE) == by_this_flow;
+                set!(flow.first = 1);
+                set!(flow.header_have = 0);
+                set!(flow.phase = (if client { PHASE_PREFACE } else { PHASE_HEADER }) as u8);
+            }
+        } else {
+            let mut gap = get!(flow.unseen);
+            set!(flow.unseen = 0);
+            if sequenced {
+                let start = socket::sequence_end(tcp, call.flow)
+                    .wrapping_sub(get!(flow.zero))
+                    .wrapping_sub(call.moved as u32);
+                gap = start.wrapping_sub(get!(flow.next) as u32);
+            }
+            set!(walk.want = u64::from(gap));
+            let gap = get!(walk.want);
+            if gap >> 31 != 0 {
+                maps::count(Counter::Backwards);
+                set!(flow.next = get!(flow.next).wrapping_add(gap | 0xffff_ffff_0000_0000));
+                set!(flow.phase = PHASE_UNSYNCED as u8);
+            } else if gap != 0 {
+                maps::count(Counter::Gaps);
+                maps::add(Counter::GapBytes, gap);
+                set!(flow.next = get!(flow.next) + gap);
+                walk::skip_unseen(flow, gap);
+            }
+        }
+        let probing = u32::from(get!(flow.phase)) == PHASE_UNSYNCED;
+        walk::begin(walk, probing);
+        if probing {
+            walk::at_boundary(flow);
+        }
+    }
+}
+
+/// Fills in the header of the call's records.
+#[inline(always)]
+unsafe fn address(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, call: Call, task: u64) {
+    // SAFETY: as `prepare`.
+    unsafe {
+        set!(connection.pid = (task >> 32) as u32);
+        let id = get!(connection.id);
+        set!(walk.flow = u64::from(call.flow));
+        (&raw mut (*walk).stream_key.connection).write_volatile(id);
+        let header = &raw mut (*walk).header;
+        let words = header.cast::<u64>();
+        words.write_volatile(bpf_ktime_get_ns());
+        words.add(1).write_volatile(id);
+        words.add(2).write_volatile(get!(flow.next));
+        words.add(3).write_volatile(call.moved);
+        words.add(4).write_volatile(task >> 32 | task << 32);
+        words.add(5).write_volatile(u64::from(KIND_DATA) << 32 | u64::from(call.flow) << 40);
+        let opened = get!(connection.state) & STATE_OPENED != 0;
+        set!(walk.open_pending = u64::from(!opened));
+        if !opened {
+            let open = (&raw mut (*walk).open.header).cast::<u64>();
+            open.write_volatile(words.read_volatile());
+            open.add(1).write_volatile(id);
+            open.add(2).write_volatile(get!(flow.next));
+            open.add(3).write_volatile(0);
+            open.add(4).write_volatile(task >> 32 | task << 32);
+            open.add(5).write_volatile(72 | u64::from(KIND_OPEN) << 32 | u64::from(call.flow) << 40);
+            (*walk).open.endpoints.recognised = get!(connection.recognised);
+            socket::describe(walk, call.sk);
+        }
+    }
+}
+
+/// After the walk: what stopped it, and the last record of the call.
+#[inline(always)]
+pub unsafe fn finish(ready: Ready, call: Call) {
+    // SAFETY: as `prepare`; the socket's storage is looked up again, since the verifier keeps no pointers
+    // over the loop's callback.
+    unsafe {
+        let Ready { walk, flow } = ready;
+        let connection = maps::connection_of(call.sk, false);
+        let class = maps::known_class_of(call.sk);
+        if connection.is_null() || class.is_null() {
+            maps::count(Counter::Storage);
+            maps::release(walk);
+            return;
+        }
+        let stop = get!(walk.stop);
+        let probing = get!(walk.probing) != 0;
+        set!(flow.next = get!(flow.next) + call.moved);
+        if stop == 0 && get!(walk.total_left) != 0 {
+            maps::count(Counter::OutOfSteps);
+            set!(flow.phase = PHASE_UNSYNCED as u8);
+        } else if stop == STOP_FAULT {
+            maps::count(Counter::Fault);
+            set!(flow.phase = PHASE_UNSYNCED as u8);
+        } else if stop == STOP_SHORT {
+            maps::count(Counter::ShortBuffers);
+            set!(flow.phase = PHASE_UNSYNCED as u8);
+        } else if stop == STOP_BAD_FRAME && !probing {
+            maps::count(Counter::BadFrame);
+        } else if stop == STOP_NOT_HTTP2 {
+            if get!(connection.state) & STATE_SEQUENCED != 0 || u32::from(get!(flow.phase)) == PHASE_PREFACE {
+                revoke(walk, flow, connection, class);
+                maps::release(walk);
+                maps::forget(call.sk, false);
+                return;
+            }
+            // Without sequence numbers the flow may have begun before it was seen.
+            set!(flow.first = 0);
+            set!(flow.phase = PHASE_UNSYNCED as u8);
+        }
+        if probing {
+            if !walk::is_confirmed(walk, flow) {
+                set!(flow.phase = PHASE_UNSYNCED as u8);
+                if get!(class.class) == CLASS_NEW {
+                    set!(flow.phase = PHASE_START as u8);
+                    let tries = get!(class.count) + 1;
+                    set!(class.count = tries);
+                    if tries >= TRIES {
+                        give_up(class);
+                    }
+                } else {
+                    maps::count(Counter::Unsynced);
+                }
+                maps::release(walk);
+                return;
+            }
+            if get!(class.class) == CLASS_NEW {
+                set!(class.class = CLASS_HTTP2);
+                maps::count(Counter::ClassChain);
+            } else {
+                maps::count(Counter::Resynced);
+            }
+        }
+        if walk::payload(walk) != 0 || get!(walk.data_ended) != 0 {
+            kernel::send(walk, flow, 0);
+        }
+        if get!(walk.open_pending) == 0 {
+            set!(connection.state = get!(connection.state) | STATE_OPENED);
+        }
+        maps::release(walk);
+    }
+}
+
+/// What was taken for HTTP/2 is not: user space is told that nothing follows.
+#[inline(always)]
+unsafe fn revoke(walk: *mut Walk, flow: *mut Flow, connection: *mut Connection, class: *mut Class) {
+    // SAFETY: as `prepare`.
+    unsafe {
+        maps::count(Counter::ClassRevoked);
+        give_up(class);
+        if get!(connection.state) & STATE_OPENED == 0 {
+            return;
+        }
+        let header = &raw mut (*walk).header;
+        (*header).moved = 0;
+        (*header).payload = 0;
+        (*header).sequence = kernel::next_sequence(flow);
+        (*header).kind = KIND_CLOSE;
+        (*header).flags = FLAG_FINAL;
+        maps::output(header.cast::<c_void>(), size_of::<RecordHeader>() as u64);
+    }
+}
+
+/// A read of an HTTP/2 socket returned nothing: if the peer closed its end, its flow is over.
+#[inline(always)]
+pub unsafe fn nothing_read(sk: u64) {
+    // SAFETY: as `prepare`.
+    unsafe {
+        if !socket::peer_closed(sk) {
+            return;
+        }
+        let class = maps::known_class_of(sk);
+        if class.is_null() || get!(class.class) != CLASS_HTTP2 {
+            return;
+        }
+        let connection = maps::connection_of(sk, false);
+        if !connection.is_null() {
+            close(connection, u32::from(FLOW_RECEIVED), 0);
+        }
+    }
+}
+
+/// Tells user space that a flow ended, once; or, with [`FLAG_FINAL`], that the socket is closed.
+#[inline(always)]
+pub unsafe fn close(connection: *mut Connection, flow: u32, flags: u8) {
+    // SAFETY: as `prepare`.
+    unsafe {
+        let state = get!(connection.state);
+        let told = if flow == u32::from(FLOW_RECEIVED) { STATE_RECEIVED_CLOSED } else { STATE_SENT_CLOSED };
+        if state & STATE_OPENED == 0 || (flags & FLAG_FINAL == 0 && state & told != 0) {
+            return;
+        }
+        set!(connection.state = state | told);
+        let of = flow_of(connection, flow);
+        let mut record = RecordHeader {
+            time_ns: bpf_ktime_get_ns(),
+            connection: get!(connection.id),
+            offset: get!(of.next),
+            moved: 0,
+            sequence: kernel::next_sequence(of),
+            pid: get!(connection.pid),
+            thread: 0,
+            payload: 0,
+            kind: KIND_CLOSE,
+            flow: flow as u8,
+            flags,
+            reserved: 0,
+        };
+        maps::output((&raw mut record).cast::<c_void>(), size_of::<RecordHeader>() as u64);
+    }
+}
+
+/// A read with MSG_TRUNC: TCP throws the bytes away, so there is nothing to walk and a gap follows; Unix
+/// sockets ignore the flag. True if the call is to be walked.
+#[inline(always)]
+pub unsafe fn truncated(sk: u64, moved: i32) -> bool {
+    // SAFETY: as `prepare`.
+    unsafe {
+        if moved <= 0 || !socket::is_stream(sk) {
+            return false;
+        }
+        if socket::tcp(sk) == 0 {
+            return true;
+        }
+        let class = maps::known_class_of(sk);
+        if !class.is_null() && get!(class.class) == CLASS_HTTP2 {
+            maps::count(Counter::SkippedTruncated);
+        }
+        false
+    }
+}
+
+/// Whether the process has read everything that the peer sent before its FIN, which has just come in.
+#[inline(always)]
+pub unsafe fn everything_read(sk: u64, connection: *mut Connection) -> bool {
+    // SAFETY: as `prepare`.
+    unsafe {
+        let tcp = socket::tcp(sk);
+        let flow = flow_of(connection, u32::from(FLOW_RECEIVED));
+        if tcp == 0 || u32::from(get!(flow.phase)) == PHASE_START {
+            return false;
+        }
+        // The FIN counts as a byte.
+        let arrived = socket::arrived(tcp).wrapping_sub(get!(flow.zero)).wrapping_sub(1);
+        arrived == get!(flow.next) as u32
+    }
+}

@@ -1,0 +1,125 @@
+//! The walker's view of memory in the kernel.
+
+use core::ffi::c_void;
+
+use agent_common::flow::{Flow, Walk};
+use agent_common::ring::FLAG_MORE;
+use agent_common::walk::{self, Memory};
+
+use crate::maps;
+
+/// bpf_probe_read_user and bpf_probe_read_kernel with a length of 64 bits: the bindings' 32 bits cost
+/// shifts after which old verifiers no longer know the bound.
+type Copy = unsafe extern "C" fn(*mut u8, u64, u64) -> i64;
+
+/// Copies from user memory.
+#[inline(always)]
+pub unsafe fn read_user(to: *mut u8, bytes: u64, from: u64) -> i64 {
+    // SAFETY: helper 112 has this signature; the caller passes memory that the verifier knows.
+    unsafe {
+        let copy: Copy = core::mem::transmute(112usize);
+        copy(to, bytes, from)
+    }
+}
+
+/// Copies from kernel memory.
+#[inline(always)]
+pub unsafe fn read_kernel(to: *mut u8, bytes: u64, from: u64) -> i64 {
+    // SAFETY: helper 113 has this signature; the caller passes memory that the verifier knows.
+    unsafe {
+        let copy: Copy = core::mem::transmute(113usize);
+        copy(to, bytes, from)
+    }
+}
+
+/// A field of a kernel structure behind a pointer whose type the verifier knows.
+#[inline(always)]
+pub unsafe fn field<T: core::marker::Copy>(base: u64, offset: u64) -> T {
+    // SAFETY: the offset is from the kernel's own BTF, and the verifier checks the access.
+    unsafe { core::ptr::read_volatile((base + offset) as *const T) }
+}
+
+/// User memory of the current task.
+pub struct User;
+
+// SAFETY: the pointers are handed on as they came.
+unsafe impl Memory for User {
+    #[inline(always)]
+    unsafe fn read(to: *mut u8, bytes: u64, from: u64) -> i64 {
+        // SAFETY: as the trait.
+        unsafe { read_user(to, bytes, from) }
+    }
+
+    #[inline(always)]
+    unsafe fn read_iovecs(walk: *mut Walk, bytes: u64) -> i64 {
+        // SAFETY: as the trait; at most 8 iovecs of 16 bytes.
+        unsafe {
+            let to = (&raw mut (*walk).iovecs).cast::<u8>();
+            let bytes = if bytes > 128 { 128 } else { bytes };
+            if core::ptr::read_volatile(&raw const (*walk).iovec_kernel) != 0 {
+                read_kernel(to, bytes, core::ptr::read_volatile(&raw const (*walk).iovec_next))
+            } else {
+                read_user(to, bytes, core::ptr::read_volatile(&raw const (*walk).iovec_next))
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> u64 {
+        // SAFETY: the caller leaves room; the machines that BPF tracing runs on load at any alignment, and
+        // the verifier refuses the program where that is not so.
+        u64::from_be(unsafe { core::ptr::read_volatile(from.cast::<u64>()) })
+    }
+
+    #[inline(always)]
+    unsafe fn flush(walk: *mut Walk, flow: *mut Flow) {
+        // SAFETY: as the trait.
+        unsafe { send(walk, flow, FLAG_MORE) };
+    }
+
+    #[inline(always)]
+    unsafe fn keep_stream(walk: *mut Walk) -> bool {
+        // SAFETY: as the trait.
+        unsafe { maps::keep_stream(walk) }
+    }
+
+    #[inline(always)]
+    unsafe fn take_stream(walk: *mut Walk) -> bool {
+        // SAFETY: as the trait.
+        unsafe { maps::take_stream(walk) }
+    }
+}
+
+/// Sends the record in `walk`, and before it the connection's KIND_OPEN if user space does not have it.
+#[inline(never)]
+pub unsafe fn send(walk: *mut Walk, flow: *mut Flow, flags: u8) {
+    // SAFETY: both are map values that the caller owns.
+    unsafe {
+        if core::ptr::read_volatile(&raw const (*walk).open_pending) != 0 {
+            let open = &raw mut (*walk).open;
+            (*open).header.sequence = next_sequence(flow);
+            if maps::output(open.cast::<c_void>(), size_of::<agent_common::ring::OpenRecord>() as u64) {
+                core::ptr::write_volatile(&raw mut (*walk).open_pending, 0);
+            }
+        }
+        let payload = walk::payload(walk);
+        let header = &raw mut (*walk).header;
+        (*header).payload = payload as u32;
+        (*header).flags = flags;
+        (*header).sequence = next_sequence(flow);
+        core::ptr::write_volatile(&raw mut (*walk).want, payload + 48);
+        let bytes = core::ptr::read_volatile(&raw const (*walk).want) & 16383;
+        maps::output(header.cast::<c_void>(), bytes);
+    }
+}
+
+/// The number of the next record of a flow; counts also what cannot be sent.
+#[inline(always)]
+pub unsafe fn next_sequence(flow: *mut Flow) -> u32 {
+    // SAFETY: a map value that the caller owns.
+    unsafe {
+        let sequence = core::ptr::read_volatile(&raw const (*flow).sequence);
+        core::ptr::write_volatile(&raw mut (*flow).sequence, sequence.wrapping_add(1));
+        sequence
+    }
+}

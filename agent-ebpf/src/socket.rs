@@ -1,0 +1,159 @@
+//! What the kernel knows of a socket: its kind, its place in the streams, its ends.
+
+use agent_common::flow::Walk;
+use agent_common::ring::FLOW_SENT;
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_get_smp_processor_id, bpf_get_socket_cookie, bpf_ktime_get_ns,
+    bpf_skc_to_tcp_sock,
+};
+
+use crate::config::config;
+use crate::kernel::{field, read_kernel};
+
+const AF_UNIX: u16 = 1;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const SOCK_STREAM: u16 = 1;
+const IPPROTO_TCP: u16 = 6;
+const IPPROTO_MPTCP: u16 = 262;
+const RCV_SHUTDOWN: u8 = 1;
+
+/// A stream socket of TCP (v4, v6), MPTCP or Unix.
+#[inline(always)]
+pub unsafe fn is_stream(sk: u64) -> bool {
+    // SAFETY: `sk` is the trusted socket of the hook.
+    unsafe {
+        let family: u16 = field(sk, config!(SKC_FAMILY));
+        if family == AF_INET || family == AF_INET6 {
+            let protocol: u16 = field(sk, config!(SOCK_PROTOCOL));
+            return protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP;
+        }
+        family == AF_UNIX && field::<u16>(sk, config!(SOCK_TYPE)) == SOCK_STREAM
+    }
+}
+
+/// The peer has closed its end, and everything it sent was read before.
+#[inline(always)]
+pub unsafe fn peer_closed(sk: u64) -> bool {
+    // SAFETY: `sk` is the trusted socket of the hook.
+    unsafe { field::<u8>(sk, config!(SOCK_SHUTDOWN)) & RCV_SHUTDOWN != 0 }
+}
+
+/// The socket ended with an error.
+#[inline(always)]
+pub unsafe fn has_error(sk: u64) -> bool {
+    // SAFETY: `sk` is the trusted socket of the hook.
+    unsafe { field::<u32>(sk, config!(SOCK_ERR)) != 0 }
+}
+
+/// The socket as a TCP socket; zero if it is none, or if its sequence numbers do not count what the
+/// process moves (kTLS).
+#[inline(always)]
+pub unsafe fn tcp(sk: u64) -> u64 {
+    // SAFETY: `sk` is the trusted socket of the hook.
+    unsafe { bpf_skc_to_tcp_sock(sk as *mut core::ffi::c_void) as u64 }
+}
+
+/// TCP's own count of the bytes that the process moved: sequence number behind the last one.
+#[inline(always)]
+pub unsafe fn sequence_end(tcp: u64, flow: u32) -> u32 {
+    // SAFETY: `tcp` is what `bpf_skc_to_tcp_sock` returned.
+    unsafe {
+        if flow == u32::from(FLOW_SENT) {
+            field(tcp, config!(TCP_WRITE_SEQ))
+        } else {
+            field(tcp, config!(TCP_COPIED_SEQ))
+        }
+    }
+}
+
+/// Bytes that the process moved since the start of the connection, by TCP's own count. What is sent may
+/// be one more than true, since an active open counts its SYN as acknowledged.
+#[inline(always)]
+pub unsafe fn stream_end(tcp: u64, flow: u32) -> u64 {
+    // SAFETY: `tcp` is what `bpf_skc_to_tcp_sock` returned.
+    unsafe {
+        if flow == u32::from(FLOW_SENT) {
+            let acknowledged: u32 = field(tcp, config!(TCP_SND_UNA));
+            let written: u32 = field(tcp, config!(TCP_WRITE_SEQ));
+            let total: u64 = field(tcp, config!(TCP_BYTES_ACKED));
+            total.wrapping_add(u64::from(written.wrapping_sub(acknowledged)))
+        } else {
+            let arrived: u32 = field(tcp, config!(TCP_RCV_NXT));
+            let read: u32 = field(tcp, config!(TCP_COPIED_SEQ));
+            let total: u64 = field(tcp, config!(TCP_BYTES_RECEIVED));
+            total.wrapping_sub(u64::from(arrived.wrapping_sub(read)))
+        }
+    }
+}
+
+/// Sequence number behind the last byte that arrived in order, a FIN included.
+#[inline(always)]
+pub unsafe fn arrived(tcp: u64) -> u32 {
+    // SAFETY: `tcp` is what `bpf_skc_to_tcp_sock` returned.
+    unsafe { field(tcp, config!(TCP_RCV_NXT)) }
+}
+
+/// kTLS: the socket's own sequence numbers count ciphertext.
+#[inline(always)]
+pub unsafe fn has_upper_protocol(tcp: u64) -> bool {
+    // SAFETY: `tcp` is what `bpf_skc_to_tcp_sock` returned.
+    unsafe { field::<u64>(tcp, config!(ICSK_ULP_OPS)) != 0 }
+}
+
+/// A name for the connection that is not used again.
+#[inline(always)]
+pub unsafe fn identity(sk: u64) -> u64 {
+    // SAFETY: `sk` is the trusted socket of the hook.
+    unsafe {
+        if config!(HAVE_SOCKET_COOKIE) != 0 {
+            bpf_get_socket_cookie(sk as *mut core::ffi::c_void)
+        } else {
+            // Two sockets first seen in the same nanosecond were seen on different CPUs.
+            bpf_ktime_get_ns() << 8 | u64::from(bpf_get_smp_processor_id() & 0xff)
+        }
+    }
+}
+
+/// Writes both ends of the connection to `walk.open`.
+#[inline(never)]
+pub unsafe fn describe(walk: *mut Walk, sk: u64) -> u64 {
+    // SAFETY: `walk` is a map value that the caller owns; `sk` is the trusted socket of the hook.
+    unsafe {
+        let ends = &raw mut (*walk).open.endpoints;
+        let family: u16 = field(sk, config!(SKC_FAMILY));
+        let words = ends.cast::<u64>();
+        words.write_volatile(0);
+        words.add(1).write_volatile(0);
+        words.add(2).write_volatile(0);
+        words.add(3).write_volatile(0);
+        (*ends).local_port = 0;
+        (*ends).peer_port = 0;
+        (*ends).family = family;
+        (*ends).reserved = 0;
+        let local = (&raw mut (*ends).local_address).cast::<u8>();
+        let peer = (&raw mut (*ends).peer_address).cast::<u8>();
+        if family == AF_INET {
+            let mapped = 0xffff_0000u32; // ::ffff:0:0/96 on a little-endian machine
+            local.add(8).cast::<u32>().write_volatile(mapped);
+            peer.add(8).cast::<u32>().write_volatile(mapped);
+            local.add(12).cast::<u32>().write_volatile(field(sk, config!(SKC_RCV_SADDR)));
+            peer.add(12).cast::<u32>().write_volatile(field(sk, config!(SKC_DADDR)));
+        } else if family == AF_INET6 {
+            read_kernel(local, 16, sk + config!(SKC_V6_RCV_SADDR));
+            read_kernel(peer, 16, sk + config!(SKC_V6_DADDR));
+        }
+        if family != AF_UNIX {
+            (*ends).local_port = field(sk, config!(SKC_NUM));
+            (*ends).peer_port = u16::from_be(field(sk, config!(SKC_DPORT)));
+        }
+        let mut namespace = 0u64;
+        read_kernel((&raw mut namespace).cast(), 8, sk + config!(SKC_NET));
+        (*ends).network_namespace = 0;
+        read_kernel((&raw mut (*ends).network_namespace).cast(), 4, namespace + config!(NET_INUM));
+        (*ends).cgroup = bpf_get_current_cgroup_id();
+        let comm: unsafe extern "C" fn(*mut u8, u64) -> i64 = core::mem::transmute(16usize);
+        comm((&raw mut (*ends).comm).cast(), 16);
+        0
+    }
+}

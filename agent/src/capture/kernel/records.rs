@@ -1,0 +1,295 @@
+//! From the bytes of a record to [`Captured`].
+
+use agent_common::ring::{
+    CHUNK_BOUNDARY, Endpoints, FLAG_FINAL, FLAG_MORE, FLAG_RESET, FLOW_RECEIVED, FLOW_SENT, KIND_CLOSE, KIND_DATA,
+    KIND_OPEN, RecordHeader,
+};
+use agent_core::{Chunk, ConnectionId, Flow, Timestamp};
+use foldhash::HashMap;
+
+/// What the kernel side saw.
+#[derive(Clone, Copy, Debug)]
+pub enum Captured<'a> {
+    /// A socket was recognised as HTTP/2.
+    Open {
+        /// The connection.
+        connection: ConnectionId,
+        /// When.
+        time: Timestamp,
+        /// Process that made the call.
+        pid: u32,
+        /// Thread that made it.
+        thread: u32,
+        /// Both ends.
+        endpoints: &'a Endpoints,
+    },
+    /// A piece of a flow.
+    Chunk {
+        /// Process that made the call.
+        pid: u32,
+        /// Bytes that the whole socket call moved.
+        moved: u32,
+        /// The piece; without bytes it says how far the hole before it reaches.
+        chunk: Chunk<'a>,
+    },
+    /// A flow ended, or the socket was closed.
+    Close {
+        /// The connection.
+        connection: ConnectionId,
+        /// Whose end: [`Flow::Sent`] is closed by this side, [`Flow::Received`] by the peer.
+        flow: Flow,
+        /// It was not orderly.
+        reset: bool,
+        /// Nothing follows for this connection.
+        is_final: bool,
+        /// When.
+        time: Timestamp,
+    },
+    /// Records of a flow are missing before the next one.
+    Lost {
+        /// The connection.
+        connection: ConnectionId,
+        /// The flow.
+        flow: Flow,
+        /// How many.
+        records: u32,
+        /// When it was noticed.
+        time: Timestamp,
+    },
+}
+
+/// Flows whose record numbers are remembered; beyond it all are forgotten, and their losses with them.
+const FLOWS_MAX: usize = 1 << 18;
+
+/// Reads records and checks their numbers.
+#[derive(Debug, Default)]
+pub struct Reader {
+    next: HashMap<(u64, u8), u32>,
+    forgot: bool,
+    received: u64,
+    malformed: u64,
+    missing: u64,
+}
+
+impl Reader {
+    /// Records read.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Records that made no sense.
+    #[must_use]
+    pub fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
+    /// Records that were missing.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        self.missing
+    }
+
+    /// Takes one record of the ring.
+    pub fn handle_record(&mut self, bytes: &[u8], sink: &mut dyn FnMut(Captured<'_>)) {
+        self.received += 1;
+        if self.read(bytes, sink).is_none() {
+            self.malformed += 1;
+        }
+    }
+
+    fn read(&mut self, bytes: &[u8], sink: &mut dyn FnMut(Captured<'_>)) -> Option<()> {
+        let header = header(bytes)?;
+        let payload = bytes.get(size_of::<RecordHeader>()..)?.get(..header.payload as usize)?;
+        let connection = ConnectionId(header.connection);
+        let time = Timestamp(header.time_ns);
+        let flow = match header.flow {
+            FLOW_SENT => Flow::Sent,
+            FLOW_RECEIVED => Flow::Received,
+            _ => return None,
+        };
+        let records = self.count_missing(&header);
+        if records > 0 {
+            sink(Captured::Lost { connection, flow, records, time });
+        }
+        match header.kind {
+            KIND_OPEN => {
+                let endpoints = endpoints(payload)?;
+                let RecordHeader { pid, thread, .. } = header;
+                sink(Captured::Open { connection, time, pid, thread, endpoints: &endpoints });
+            }
+            KIND_DATA => return chunks(&header, flow, payload, sink),
+            KIND_CLOSE => {
+                let is_final = header.flags & FLAG_FINAL != 0;
+                if is_final {
+                    self.next.remove(&(header.connection, FLOW_SENT));
+                    self.next.remove(&(header.connection, FLOW_RECEIVED));
+                }
+                let reset = header.flags & FLAG_RESET != 0;
+                sink(Captured::Close { connection, flow, reset, is_final, time });
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn count_missing(&mut self, header: &RecordHeader) -> u32 {
+        if self.next.len() >= FLOWS_MAX {
+            self.next.clear();
+            self.forgot = true;
+        }
+        let next = header.sequence.wrapping_add(1);
+        let missing = match self.next.insert((header.connection, header.flow), next) {
+            Some(expected) => header.sequence.wrapping_sub(expected),
+            None if self.forgot => 0,
+            None => header.sequence,
+        };
+        // A number that goes back is that of a flow whose two threads overtook each other.
+        let missing = if missing > u32::MAX / 2 { 0 } else { missing };
+        self.missing += u64::from(missing);
+        missing
+    }
+}
+
+fn chunks(header: &RecordHeader, flow: Flow, payload: &[u8], sink: &mut dyn FnMut(Captured<'_>)) -> Option<()> {
+    let RecordHeader { pid, moved, thread, .. } = *header;
+    let (connection, time) = (ConnectionId(header.connection), Timestamp(header.time_ns));
+    let mut emit = |offset, boundary, bytes| {
+        let chunk = Chunk { connection, flow, offset, time, boundary, thread, bytes };
+        sink(Captured::Chunk { pid, moved, chunk });
+    };
+    let mut end = header.offset;
+    let mut rest = payload;
+    while !rest.is_empty() {
+        let (head, tail) = rest.split_at_checked(8)?;
+        let delta = u32::from_ne_bytes(*head.first_chunk()?);
+        let len = usize::from(u16::from_ne_bytes([head[4], head[5]]));
+        let flags = u16::from_ne_bytes([head[6], head[7]]);
+        let bytes = tail.get(..len)?;
+        let offset = header.offset.checked_add(delta.into())?;
+        emit(offset, flags & CHUNK_BOUNDARY != 0, bytes);
+        end = offset.checked_add(len as u64)?;
+        rest = tail.get(len.next_multiple_of(8)..).unwrap_or(&[]);
+    }
+    let call_end = header.offset.checked_add(moved.into())?;
+    if header.flags & FLAG_MORE == 0 && end < call_end {
+        emit(call_end, false, &[]);
+    }
+    Some(())
+}
+
+fn header(bytes: &[u8]) -> Option<RecordHeader> {
+    let bytes: &[u8; 48] = bytes.first_chunk()?;
+    let long = |at: usize| bytes[at..].first_chunk().copied().map(u64::from_ne_bytes);
+    let word = |at: usize| bytes[at..].first_chunk().copied().map(u32::from_ne_bytes);
+    Some(RecordHeader {
+        time_ns: long(0)?,
+        connection: long(8)?,
+        offset: long(16)?,
+        moved: word(24)?,
+        sequence: word(28)?,
+        pid: word(32)?,
+        thread: word(36)?,
+        payload: word(40)?,
+        kind: bytes[44],
+        flow: bytes[45],
+        flags: bytes[46],
+        reserved: bytes[47],
+    })
+}
+
+fn endpoints(bytes: &[u8]) -> Option<Endpoints> {
+    let bytes: &[u8; 72] = bytes.first_chunk()?;
+    let half = |at: usize| bytes[at..].first_chunk().copied().map(u16::from_ne_bytes);
+    let word = |at: usize| bytes[at..].first_chunk().copied().map(u32::from_ne_bytes);
+    Some(Endpoints {
+        local_address: *bytes[0..].first_chunk()?,
+        peer_address: *bytes[16..].first_chunk()?,
+        local_port: half(32)?,
+        peer_port: half(34)?,
+        family: half(36)?,
+        reserved: half(38)?,
+        network_namespace: word(40)?,
+        recognised: word(44)?,
+        cgroup: bytes[48..].first_chunk().copied().map(u64::from_ne_bytes)?,
+        comm: *bytes[56..].first_chunk()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(kind: u8, flags: u8, sequence: u32, moved: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(1000u64.to_ne_bytes());
+        bytes.extend(7u64.to_ne_bytes());
+        bytes.extend(100u64.to_ne_bytes());
+        for number in [moved, sequence, 11, 12, payload.len() as u32] {
+            bytes.extend(number.to_ne_bytes());
+        }
+        bytes.extend([kind, FLOW_SENT, flags, 0]);
+        bytes.extend(payload);
+        bytes
+    }
+
+    fn chunk(delta: u32, flags: u16, bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend(delta.to_ne_bytes());
+        out.extend((bytes.len() as u16).to_ne_bytes());
+        out.extend(flags.to_ne_bytes());
+        out.extend(bytes);
+        out.resize(out.len().next_multiple_of(8), 0xaa);
+        out
+    }
+
+    fn seen(reader: &mut Reader, bytes: &[u8]) -> Vec<String> {
+        let mut all = Vec::new();
+        reader.handle_record(bytes, &mut |captured| {
+            all.push(match captured {
+                Captured::Chunk { chunk, .. } => {
+                    format!("{}{} {:?}", chunk.offset, if chunk.boundary { "!" } else { "" }, chunk.bytes)
+                }
+                Captured::Lost { records, .. } => format!("lost {records}"),
+                Captured::Close { reset, is_final, .. } => format!("close {reset} {is_final}"),
+                Captured::Open { endpoints, .. } => format!("open {}", endpoints.local_port),
+            });
+        });
+        all
+    }
+
+    #[test]
+    fn chunks_stand_where_they_were_in_the_flow_and_the_last_hole_is_told() {
+        let mut payload = chunk(0, CHUNK_BOUNDARY, &[1, 2, 3]);
+        payload.extend(chunk(20, 0, &[4]));
+        let mut reader = Reader::default();
+        let record = record(KIND_DATA, 0, 0, 50, &payload);
+        assert_eq!(seen(&mut reader, &record), ["100! [1, 2, 3]", "120 [4]", "150 []"]);
+    }
+
+    #[test]
+    fn a_record_that_others_of_its_call_follow_tells_no_last_hole() {
+        let mut reader = Reader::default();
+        let record = record(KIND_DATA, FLAG_MORE, 0, 50, &chunk(0, 0, &[1]));
+        assert_eq!(seen(&mut reader, &record), ["100 [1]"]);
+    }
+
+    #[test]
+    fn missing_numbers_are_a_loss_of_that_many() {
+        let mut reader = Reader::default();
+        assert_eq!(seen(&mut reader, &record(KIND_CLOSE, 0, 0, 0, &[])), ["close false false"]);
+        assert_eq!(seen(&mut reader, &record(KIND_CLOSE, FLAG_RESET, 3, 0, &[])), ["lost 2", "close true false"]);
+        assert_eq!(reader.missing(), 2);
+    }
+
+    #[test]
+    fn what_is_cut_or_of_no_kind_is_counted() {
+        let mut reader = Reader::default();
+        let whole = record(KIND_DATA, 0, 0, 3, &chunk(0, 0, &[1, 2, 3]));
+        for end in 0..whole.len() - 5 {
+            assert!(seen(&mut reader, &whole[..end]).iter().all(|line| line.starts_with("lost")));
+        }
+        assert!(seen(&mut reader, &record(9, 0, 0, 0, &[])).is_empty());
+        assert_eq!(reader.malformed(), whole.len() as u64 - 5 + 1);
+    }
+}
