@@ -5,6 +5,7 @@
 
 pub mod capture;
 pub mod identity;
+pub mod pipeline;
 pub mod metrics;
 pub mod http;
 pub mod output;

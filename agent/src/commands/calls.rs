@@ -2,13 +2,22 @@
 
 use std::io::{self, Write};
 
+use agent_core::observation::{ConnectionSummary, Side};
+use agent_core::{Flow, Observation};
+use anyhow::Context;
+use serde_json::json;
+
+use super::signals::StopSignals;
+use crate::capture::kernel::{Counters, KernelCapture};
 use crate::cli::CaptureArgs;
 use crate::config::Config;
 use crate::exit::Failure;
-use crate::output::call::{CallFilter, CallLine, MethodPattern};
-use crate::output::json;
+use crate::identity::Identities;
+use crate::output::call::{CallFilter, CallLine, MethodPattern, ProcessLabel};
+use crate::output::json::{self, ConnectionLine};
 use crate::output::table::Table;
 use crate::output::terminal::Look;
+use crate::pipeline::{self, Listener, Pipeline, Stop, Subject, Watched};
 
 /// Arguments of `calls`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -34,12 +43,146 @@ pub struct CallsArgs {
     pub capture: CaptureArgs,
 }
 
-/// Shows calls as they end.
+/// Shows calls as they end, until a signal asks for the end or nobody reads any more.
 ///
 /// # Errors
-/// Watching is not part of this build.
-pub fn execute(_args: &CallsArgs, _config: &Config) -> Result<(), Failure> {
-    Err(Failure::Runtime(anyhow::anyhow!("`calls` is not part of this build; `replay` is")))
+/// A permission is missing, the kernel cannot be watched, or a signal came.
+pub fn execute(args: &CallsArgs, config: &Config) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime that waits for signals")?;
+    let mut capture = pipeline::start_capture(&config.capture)?;
+    let look = Look::of_stdout(config.log.color);
+    let mut printer = CallPrinter::new(args, look, io::stdout());
+    let stop = Stop::default();
+    let reason = runtime.block_on(async {
+        let mut signals = StopSignals::new()?;
+        let asked = stop.clone();
+        let limits = config.core_limits();
+        printer.write_ready(&capture).context("write to the standard output")?;
+        let (ended, mut watcher_ended) = tokio::sync::oneshot::channel();
+        let watcher = std::thread::Builder::new()
+            .name("watch".into())
+            .spawn(move || {
+                let listener = CallLines::new(printer, asked.clone());
+                let mut pipeline = Pipeline::new(limits, Identities::new("/proc", Identities::CAPACITY), listener);
+                let result = pipeline::watch(&mut capture, &mut pipeline, &asked, |listener, watched| {
+                    if let Watched::Counters(counters) = watched {
+                        listener.counters = counters.clone();
+                    }
+                });
+                let result = result.and_then(|()| pipeline.listener().finish());
+                // The receiver is gone only when the process is about to end.
+                let _ = ended.send(());
+                result
+            })
+            .context("start the thread that reads the ring")?;
+        let signal = tokio::select! {
+            signal = signals.next() => Some(signal),
+            _ = &mut watcher_ended => None,
+        };
+        stop.stop();
+        match watcher.join() {
+            Ok(result) => result.map(|()| signal),
+            Err(_) => Err(anyhow::anyhow!("the thread that reads the ring panicked")),
+        }
+    })?;
+    // Without a signal it ended since nobody reads its output any more, which is no failure.
+    reason.map_or(Ok(()), |signal| Err(Failure::Signal(signal)))
+}
+
+/// Turns ended calls into lines.
+struct CallLines<W> {
+    printer: CallPrinter<W>,
+    stop: Stop,
+    unix_offset_ns: i64,
+    counters: Counters,
+    calls: u64,
+    /// The output does not work any more, and why.
+    broken: Option<io::Error>,
+}
+
+impl<W: Write> CallLines<W> {
+    fn new(printer: CallPrinter<W>, stop: Stop) -> Self {
+        let unix_offset_ns = pipeline::unix_offset_ns();
+        CallLines { printer, stop, unix_offset_ns, counters: Counters::default(), calls: 0, broken: None }
+    }
+
+    fn finish(&mut self) -> anyhow::Result<()> {
+        let result = match self.broken.take() {
+            None => self.printer.write_summary(self.calls, &self.counters),
+            Some(error) => Err(error),
+        };
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result.context("write to the standard output"),
+        }
+    }
+
+    fn note(&mut self, result: io::Result<()>) {
+        if let Err(error) = result
+            && self.broken.is_none()
+        {
+            self.broken = Some(error);
+            self.stop.stop();
+        }
+    }
+}
+
+impl<W: Write> Listener for CallLines<W> {
+    type Connection = ();
+
+    fn handle_connection(&mut self, _subject: &Subject) {}
+
+    fn handle_observation(&mut self, subject: &Subject, (): &mut (), observation: Observation) {
+        let side = |client_flow: Option<Flow>| {
+            client_flow.map(|flow| if flow == Flow::Sent { Side::Client } else { Side::Server })
+        };
+        let (client, server) = match &observation {
+            Observation::CallEnded(call) => subject.client_and_server(call.client_flow),
+            Observation::ConnectionEnded(summary) => subject.client_and_server(summary.client_flow),
+            _ => return,
+        }
+        .map(|(client, server)| (client.to_string(), server.to_string()))
+        .unzip();
+        let process = ProcessLabel {
+            pid: subject.process.pid,
+            service: subject.process.service_name.clone(),
+        };
+        if self.broken.is_some() {
+            return;
+        }
+        match observation {
+            Observation::CallEnded(call) => {
+                self.calls += 1;
+                let line = CallLine {
+                    connection: subject.connection.0,
+                    side: side(call.client_flow),
+                    client,
+                    server,
+                    process: Some(process),
+                    unix_offset_ns: self.unix_offset_ns,
+                    file: None,
+                    call: *call,
+                };
+                let result = self.printer.write_call(&line);
+                self.note(result);
+            }
+            Observation::ConnectionEnded(summary) if summary.http2 => {
+                let line = ConnectionLine {
+                    connection: subject.connection.0,
+                    client,
+                    server,
+                    holes: summary.flows.iter().map(|flow| flow.desyncs).sum(),
+                    file: None,
+                };
+                let result = self.printer.write_connection(&line, &summary);
+                self.note(result);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Prints the calls that the arguments ask for, each at once.
@@ -63,21 +206,73 @@ impl<W: Write> CallPrinter<W> {
         CallPrinter { out, filter, form }
     }
 
-    /// Prints the names of the columns, where there are columns.
+    /// Says that calls are seen from now on: the names of the columns, or a line of JSON.
     ///
     /// # Errors
     /// Those of the output; `BrokenPipe` means that nobody reads any more.
-    pub fn write_header(&mut self) -> io::Result<()> {
+    pub fn write_ready(&mut self, capture: &KernelCapture) -> io::Result<()> {
         match &self.form {
-            Form::Json => Ok(()),
-            Form::Table(table) => table.write_header(&mut self.out).and_then(|()| self.out.flush()),
+            Form::Json => {
+                let ready = json!({
+                    "type": "ready",
+                    "backend": capture.backend().name(),
+                    "reason": capture.reason(),
+                });
+                json::write_line(&mut self.out, &ready)?;
+            }
+            Form::Table(table) => table.write_header(&mut self.out)?,
         }
+        self.out.flush()
+    }
+
+    /// Prints a connection at its end, in JSON.
+    ///
+    /// # Errors
+    /// As [`CallPrinter::write_ready`].
+    pub fn write_connection(&mut self, line: &ConnectionLine, summary: &ConnectionSummary) -> io::Result<()> {
+        if let Form::Json = self.form {
+            json::write_connection(&mut self.out, line, summary)?;
+        }
+        Ok(())
+    }
+
+    /// Prints what was counted until the end.
+    ///
+    /// # Errors
+    /// As [`CallPrinter::write_ready`].
+    pub fn write_summary(&mut self, calls: u64, counters: &Counters) -> io::Result<()> {
+        let (produced, lost) = (counters.produced(), counters.lost());
+        match &self.form {
+            Form::Json => {
+                let kernel: serde_json::Map<String, serde_json::Value> = counters
+                    .kernel
+                    .iter()
+                    .filter(|(_, count)| *count > 0)
+                    .map(|(counter, count)| (counter.name().to_owned(), (*count).into()))
+                    .collect();
+                let summary = json!({
+                    "type": "summary",
+                    "calls": calls,
+                    "produced": produced,
+                    "received": counters.received,
+                    "lost": lost,
+                    "missing": counters.missing,
+                    "missed_runs": counters.missed_runs.iter().map(|(_, runs)| runs).sum::<u64>(),
+                    "kernel": kernel,
+                });
+                json::write_line(&mut self.out, &summary)?;
+            }
+            Form::Table(_) => {
+                writeln!(self.out, "\n{calls} calls; {lost} of {produced} records from the kernel lost")?;
+            }
+        }
+        self.out.flush()
     }
 
     /// Prints the call, if it is asked for.
     ///
     /// # Errors
-    /// As [`CallPrinter::write_header`].
+    /// As [`CallPrinter::write_ready`].
     pub fn write_call(&mut self, line: &CallLine) -> io::Result<()> {
         if !self.filter.accepts(line) {
             return Ok(());

@@ -1,8 +1,20 @@
 //! `grpcscope run`: watches this node and serves metrics.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_core::Observation;
+use anyhow::Context;
+
+use super::signals::StopSignals;
+use crate::capture::kernel::KernelCapture;
 use crate::cli::{CaptureArgs, ListenArgs};
 use crate::config::Config;
 use crate::exit::Failure;
+use crate::http::{self, Readiness};
+use crate::identity::Identities;
+use crate::metrics::{Backend, ConnectionSeries, KernelCounters, Metrics, SeriesLimits, Workload};
+use crate::pipeline::{self, Listener, Pipeline, Stop, Subject, Watched};
 
 /// Arguments of `run`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -15,10 +27,123 @@ pub struct RunArgs {
     pub capture: CaptureArgs,
 }
 
+/// The condition of readiness: the kernel programs are attached and their ring is read.
+const CAPTURE: &str = "capture";
+
 /// Watches until a signal asks for the end.
 ///
 /// # Errors
-/// Watching is not part of this build.
-pub fn execute(_args: &RunArgs, _config: &Config) -> Result<(), Failure> {
-    Err(Failure::Runtime(anyhow::anyhow!("`run` is not part of this build; `replay` is")))
+/// The address is taken, a permission is missing, the kernel cannot be watched, or a signal came.
+pub fn execute(_args: &RunArgs, config: &Config) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime of the HTTP server")?;
+    runtime.block_on(run(config))
+}
+
+async fn run(config: &Config) -> Result<(), Failure> {
+    let mut signals = StopSignals::new()?;
+    // First what can be wrong with the configuration, then what touches the kernel.
+    let listener = http::bind(config.http.listen).await.map_err(anyhow::Error::from)?;
+    let address = listener.local_addr().context("read the address that is listened on")?;
+    let capture = pipeline::start_capture(&config.capture)?;
+
+    let metrics = Arc::new(Metrics::new(SeriesLimits {
+        series_max: config.limits.series,
+        methods_per_workload_max: config.limits.methods,
+        ttl: config.limits.series_ttl.0,
+    }));
+    metrics.set_backend(Backend {
+        name: capture.backend().name().to_owned(),
+        reason: capture.reason().to_owned(),
+    });
+    let readiness = Arc::new(Readiness::new(&[CAPTURE]));
+    tracing::info!(%address, "serving /metrics");
+
+    let stop = Stop::default();
+    let (ended, watcher_ended) = tokio::sync::oneshot::channel();
+    let watcher = {
+        let (metrics, readiness, stop) = (Arc::clone(&metrics), Arc::clone(&readiness), stop.clone());
+        let limits = config.core_limits();
+        std::thread::Builder::new()
+            .name("watch".into())
+            .spawn(move || {
+                let result = watch(capture, limits, metrics, &readiness, &stop);
+                // The receiver is gone only when the process is about to end.
+                let _ = ended.send(result);
+            })
+            .context("start the thread that reads the ring")?
+    };
+
+    let (shut_down, shutting_down) = tokio::sync::oneshot::channel::<()>();
+    let server = tokio::spawn(http::serve(listener, http::Shared { metrics, readiness }, async {
+        let _ = shutting_down.await;
+    }));
+    let mut watcher_ended = watcher_ended;
+    let result = tokio::select! {
+        signal = signals.next() => Err(Failure::Signal(signal)),
+        result = &mut watcher_ended => Err(watcher_failure(result)),
+    };
+    stop.stop();
+    let _ = shut_down.send(());
+    let _ = server.await;
+    if watcher.join().is_err() {
+        return Err(anyhow::anyhow!("the thread that reads the ring panicked").into());
+    }
+    tracing::info!("detached");
+    result
+}
+
+/// Why the watching thread ended although nobody asked it to.
+fn watcher_failure(result: Result<anyhow::Result<()>, tokio::sync::oneshot::error::RecvError>) -> Failure {
+    let error = match result {
+        Ok(Err(error)) => error,
+        Ok(Ok(())) => anyhow::anyhow!("it ended by itself"),
+        Err(_) => anyhow::anyhow!("it panicked"),
+    };
+    error.context("the thread that reads the ring ended").into()
+}
+
+fn watch(
+    mut capture: KernelCapture,
+    limits: agent_core::Limits,
+    metrics: Arc<Metrics>,
+    readiness: &Readiness,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    let mut pipeline = Pipeline::new(limits, Identities::new("/proc", Identities::CAPACITY), MetricsListener { metrics });
+    readiness.ready(CAPTURE);
+    let result = pipeline::watch(&mut capture, &mut pipeline, stop, |listener, watched| match watched {
+        Watched::Counters(counters) => listener.metrics.set_kernel_counters(KernelCounters::from(counters)),
+        Watched::Lag(ns) => listener.metrics.set_reader_lag(0, Duration::from_nanos(ns)),
+    });
+    readiness.not_ready(CAPTURE, "has ended");
+    result
+}
+
+/// Turns observations into series.
+#[derive(Debug)]
+struct MetricsListener {
+    metrics: Arc<Metrics>,
+}
+
+impl Listener for MetricsListener {
+    type Connection = ConnectionSeries;
+
+    fn handle_connection(&mut self, subject: &Subject) -> ConnectionSeries {
+        self.metrics.connection(&Arc::new(Workload::new(&subject.process.service_name)))
+    }
+
+    fn handle_observation(
+        &mut self,
+        _subject: &Subject,
+        connection: &mut ConnectionSeries,
+        observation: Observation,
+    ) {
+        if let Observation::Anomaly(anomaly) = &observation {
+            self.metrics.anomaly(anomaly.kind);
+        }
+        connection.observe(&observation);
+    }
 }

@@ -78,7 +78,8 @@ pub struct LimitsConfig {
     pub streams_per_connection: usize,
     /// Distinct method names; further ones are counted as `_OTHER`.
     pub methods: usize,
-    /// Label sets of metrics that are kept at once: 4,000 make about 15 MB of text for a scrape.
+    /// Series of calls and connections that are kept at once, as Prometheus counts them: 30,000 make about 5 MB
+    /// of text for a scrape. At least 8,000.
     pub series: usize,
     /// A label set that saw nothing for so long is given up.
     pub series_ttl: Age,
@@ -126,8 +127,8 @@ impl Default for LimitsConfig {
             connections: 65_536,
             streams_per_connection: 4_096,
             methods: 1_000,
-            series: 4_000,
-            series_ttl: Age(Duration::from_secs(600)),
+            series: 30_000,
+            series_ttl: Age(Duration::from_secs(300)),
         }
     }
 }

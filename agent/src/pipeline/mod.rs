@@ -1,0 +1,129 @@
+//! Runs the core on what is captured, and joins what it says with who it is about.
+//!
+//! In: [`Captured`]. Out, to a [`Listener`]: observations, each with its connection's [`Subject`].
+
+mod subject;
+mod watch;
+
+use foldhash::HashMap;
+
+use agent_core::{ConnectionId, Limits, Observation, Observer, Timestamp};
+
+use crate::capture::kernel::Captured;
+use crate::identity::Identities;
+
+pub use subject::Subject;
+pub use watch::{Stop, Watched, capture_options, monotonic_now, start_capture, unix_offset_ns, watch};
+
+/// What observations are for.
+pub trait Listener {
+    /// What is kept for a connection while it is open.
+    type Connection;
+
+    /// A connection is followed from now on.
+    fn handle_connection(&mut self, subject: &Subject) -> Self::Connection;
+
+    /// Something was observed on it.
+    fn handle_observation(
+        &mut self,
+        subject: &Subject,
+        connection: &mut Self::Connection,
+        observation: Observation,
+    );
+}
+
+/// The core with the connections that it follows.
+#[derive(Debug)]
+pub struct Pipeline<L: Listener> {
+    observer: Observer,
+    identities: Identities,
+    subjects: HashMap<ConnectionId, (Subject, L::Connection)>,
+    listener: L,
+}
+
+impl<L: Listener> Pipeline<L> {
+    /// A pipeline that has seen nothing yet.
+    #[must_use]
+    pub fn new(limits: Limits, identities: Identities, listener: L) -> Self {
+        Pipeline { observer: Observer::new(limits), identities, subjects: HashMap::default(), listener }
+    }
+
+    /// Takes what was captured.
+    pub fn handle_captured(&mut self, captured: Captured<'_>) {
+        match captured {
+            Captured::Open { connection, pid, endpoints, .. } => {
+                let subject = Subject::new(connection, pid, Some(endpoints), &self.identities);
+                self.follow(subject);
+            }
+            Captured::Chunk { pid, chunk, .. } => {
+                if !self.subjects.contains_key(&chunk.connection) {
+                    // The record of its opening was lost: its addresses are not known, its process is.
+                    self.follow(Subject::new(chunk.connection, pid, None, &self.identities));
+                }
+                self.observer.handle_chunk(chunk);
+            }
+            Captured::Close { connection, is_final, time, .. } => {
+                self.observer.handle_close(connection, time);
+                if is_final {
+                    self.observer.handle_end(connection, time);
+                }
+            }
+            // The offsets of the next chunk say what is missing; the kernel's counters say how much was lost.
+            Captured::Lost { .. } => {}
+        }
+        self.drain();
+    }
+
+    /// Everything that was captured before `now` has been handled.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.observer.handle_timeout(now);
+        self.drain();
+    }
+
+    /// Nothing more will be captured: what is open is reported as open.
+    pub fn finish(&mut self, now: Timestamp) {
+        self.observer.finish(now);
+        self.drain();
+    }
+
+    /// Whom the observations go to.
+    pub fn listener(&mut self) -> &mut L {
+        &mut self.listener
+    }
+
+    /// Connections that are followed now.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.observer.connections()
+    }
+
+    fn follow(&mut self, subject: Subject) {
+        let connection = self.listener.handle_connection(&subject);
+        self.subjects.insert(subject.connection, (subject, connection));
+    }
+
+    fn drain(&mut self) {
+        while let Some(observation) = self.observer.poll_observation() {
+            let id = connection_of(&observation);
+            let ended = matches!(observation, Observation::ConnectionEnded(_));
+            if let Some((subject, connection)) = self.subjects.get_mut(&id) {
+                self.listener.handle_observation(subject, connection, observation);
+            }
+            if ended {
+                self.subjects.remove(&id);
+            }
+        }
+    }
+}
+
+fn connection_of(observation: &Observation) -> ConnectionId {
+    match observation {
+        Observation::Connection(status) => status.connection,
+        Observation::CallStarted(started) => started.connection,
+        Observation::CallEnded(call) => call.connection,
+        Observation::ExchangeEnded(exchange) => exchange.connection,
+        Observation::Frame(frame) => frame.connection,
+        Observation::Anomaly(anomaly) => anomaly.connection,
+        Observation::ConnectionEnded(summary) => summary.connection,
+    }
+}

@@ -1,0 +1,94 @@
+//! Whose connection it is: a process and two addresses.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use agent_common::ring::Endpoints;
+use agent_core::{ConnectionId, Flow};
+
+use crate::identity::{Identities, Identity};
+
+/// A connection's process and addresses, as the observed socket sees them.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The process that was seen first to use the socket.
+    pub process: Arc<Identity>,
+    /// This end and the other one, if they are known.
+    pub ends: Option<(End, End)>,
+}
+
+/// One end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// TCP.
+    Address(SocketAddr),
+    /// A Unix stream socket.
+    Unix,
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            End::Address(address) => address.fmt(f),
+            End::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+impl Subject {
+    pub(super) fn new(
+        connection: ConnectionId,
+        pid: u32,
+        endpoints: Option<&Endpoints>,
+        identities: &Identities,
+    ) -> Subject {
+        let comm = endpoints.map(|ends| comm(&ends.comm)).unwrap_or_default();
+        Subject { connection, process: identities.identify(pid, &comm), ends: endpoints.map(ends) }
+    }
+
+    /// The client's end and the server's, once it is known which is which.
+    #[must_use]
+    pub fn client_and_server(&self, client_flow: Option<Flow>) -> Option<(End, End)> {
+        let (local, peer) = self.ends?;
+        Some(match client_flow? {
+            Flow::Sent => (local, peer),
+            Flow::Received => (peer, local),
+        })
+    }
+}
+
+fn ends(endpoints: &Endpoints) -> (End, End) {
+    if i32::from(endpoints.family) == libc::AF_UNIX {
+        return (End::Unix, End::Unix);
+    }
+    (end(endpoints.local_address, endpoints.local_port), end(endpoints.peer_address, endpoints.peer_port))
+}
+
+fn end(address: [u8; 16], port: u16) -> End {
+    let address = Ipv6Addr::from(address);
+    let address = address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4);
+    End::Address(SocketAddr::new(address, port))
+}
+
+fn comm(bytes: &[u8]) -> String {
+    let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(text).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_shown_as_people_write_them() {
+        let mut v4 = [0; 16];
+        v4[10..].copy_from_slice(&[0xff, 0xff, 127, 0, 0, 1]);
+        assert_eq!(end(v4, 80).to_string(), "127.0.0.1:80");
+        let mut v6 = [0; 16];
+        v6[15] = 1;
+        assert_eq!(end(v6, 443).to_string(), "[::1]:443");
+        assert_eq!(comm(b"python3\0\0\0"), "python3");
+    }
+}

@@ -1,0 +1,149 @@
+//! The loop that reads the kernel's ring and runs the pipeline.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use agent_core::Timestamp;
+use anyhow::Context;
+
+use super::{Listener, Pipeline};
+use crate::capture::kernel::{BackendChoice, Counters, KernelCapture, Options, probe};
+use crate::config::{Backend, CaptureConfig};
+use crate::exit::Failure;
+
+/// Longest sleep while the ring is empty: calls that have ended are reported no later than this after they may be.
+const POLL: Duration = Duration::from_millis(20);
+/// How often the kernel's counters are read.
+const COUNTERS_EVERY_NS: u64 = 1_000_000_000;
+
+/// Asks the loop to end.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Ends the loop soon.
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the loop tells besides observations.
+#[derive(Debug)]
+pub enum Watched<'a> {
+    /// What was counted until now.
+    Counters(&'a Counters),
+    /// How old the newest record was when it was handled, in nanoseconds.
+    Lag(u64),
+}
+
+/// Nanoseconds of the clock that the kernel's records carry (`CLOCK_MONOTONIC`).
+#[must_use]
+pub fn monotonic_now() -> Timestamp {
+    Timestamp(clock_ns(libc::CLOCK_MONOTONIC))
+}
+
+/// What to add to such a time to get nanoseconds since the epoch.
+#[must_use]
+pub fn unix_offset_ns() -> i64 {
+    let real = clock_ns(libc::CLOCK_REALTIME);
+    i64::try_from(i128::from(real) - i128::from(monotonic_now().0)).unwrap_or_default()
+}
+
+fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid place for the result; both clocks exist on every Linux.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    time.tv_sec.unsigned_abs().saturating_mul(1_000_000_000).saturating_add(time.tv_nsec.unsigned_abs())
+}
+
+/// The capture's options, as the configuration has them.
+#[must_use]
+pub fn capture_options(config: &CaptureConfig) -> Options {
+    Options {
+        ring_bytes: u32::try_from(config.ring_bytes.0).unwrap_or(u32::MAX),
+        backend: match config.backend {
+            Backend::Auto => BackendChoice::Auto,
+            Backend::TpBtf => BackendChoice::TpBtf,
+            Backend::Fexit => BackendChoice::Fexit,
+        },
+        ..Options::default()
+    }
+}
+
+/// Loads and attaches the kernel programs.
+///
+/// # Errors
+/// A permission is missing, or no backend works on this kernel.
+pub fn start_capture(config: &CaptureConfig) -> Result<KernelCapture, Failure> {
+    probe::privileges().map_err(|error| Failure::NoPermission(format!("{error:#}")))?;
+    let capture = KernelCapture::start(&capture_options(config))
+        .context("cannot watch this kernel (`grpcscope check` says more)")?;
+    tracing::info!(backend = capture.backend().name(), reason = capture.reason(), "watching socket calls");
+    Ok(capture)
+}
+
+/// Reads until `stop`, and once more after it, so that nothing that was captured is left.
+///
+/// # Errors
+/// The ring or the counters cannot be read.
+pub fn watch<L: Listener>(
+    capture: &mut KernelCapture,
+    pipeline: &mut Pipeline<L>,
+    stop: &Stop,
+    mut tell: impl FnMut(&mut L, Watched<'_>),
+) -> anyhow::Result<()> {
+    let mut counters_due = Timestamp(0);
+    loop {
+        let stopping = stop.is_asked();
+        // What is captured before this moment is in the ring when `poll` begins, and handled when it ends:
+        // only up to it may time pass for the core.
+        let before = monotonic_now();
+        let mut newest = None;
+        let wait = if stopping { Duration::ZERO } else { POLL };
+        capture.poll(wait, &mut |captured| {
+            if let crate::capture::kernel::Captured::Chunk { chunk, .. } = captured {
+                newest = Some(chunk.time);
+            }
+            pipeline.handle_captured(captured);
+        })?;
+        pipeline.handle_timeout(before);
+        let now = monotonic_now();
+        if let Some(newest) = newest {
+            tell(pipeline.listener(), Watched::Lag(now.since(newest)));
+        }
+        if now >= counters_due || stopping {
+            counters_due = now.plus(COUNTERS_EVERY_NS);
+            tell(pipeline.listener(), Watched::Counters(&capture.counters()?));
+        }
+        if stopping {
+            pipeline.finish(now);
+            return Ok(());
+        }
+    }
+}
+
+impl From<&Counters> for crate::metrics::KernelCounters {
+    fn from(counters: &Counters) -> Self {
+        use agent_common::counter::Counter;
+        let is_loss = |counter: Counter| counter == Counter::LostRingFull;
+        let named = |(counter, count): &(Counter, u64)| (counter.name(), *count);
+        crate::metrics::KernelCounters {
+            produced: counters.produced(),
+            received: counters.received,
+            lost: counters.kernel.iter().filter(|(counter, _)| is_loss(*counter)).map(named).collect(),
+            notes: counters
+                .kernel
+                .iter()
+                .filter(|(counter, _)| !is_loss(*counter) && *counter != Counter::Produced)
+                .map(named)
+                .chain([("malformed", counters.malformed), ("missing", counters.missing)])
+                .collect(),
+            missed_runs: counters.missed_runs.clone(),
+        }
+    }
+}
