@@ -62,15 +62,6 @@ pub struct Flow {
 }
 const _: () = assert!(size_of::<Flow>() == 64);
 
-/// [`Connection::state`]: user space was told of it.
-pub const STATE_OPENED: u32 = 1;
-/// [`Connection::state`]: TCP sequence numbers count its bytes.
-pub const STATE_SEQUENCED: u32 = 2;
-/// [`Connection::state`]: the end of the flow received was told.
-pub const STATE_RECEIVED_CLOSED: u32 = 4;
-/// [`Connection::state`]: the end of the flow sent was told.
-pub const STATE_SENT_CLOSED: u32 = 8;
-
 /// A socket that speaks HTTP/2.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,12 +72,18 @@ pub struct Connection {
     pub id: u64,
     /// Process that was seen last.
     pub pid: u32,
-    /// `STATE_` bits.
-    pub state: u32,
     /// How it was recognised.
     pub recognised: u32,
+    /// Not zero: user space was told of it. Bytes and not bits, since both flows write at once.
+    pub opened: u8,
+    /// Not zero: TCP sequence numbers count its bytes.
+    pub sequenced: u8,
+    /// Not zero, by flow: its end was told.
+    pub ended: [u8; 2],
+    /// Not zero: the socket is closed, but the process has not read everything yet.
+    pub final_pending: u8,
     /// Zero.
-    pub reserved: u32,
+    pub reserved: [u8; 3],
 }
 const _: () = assert!(size_of::<Connection>() == 152);
 
@@ -173,7 +170,7 @@ pub struct Walk {
     pub stop: u64,
     /// Steps made.
     pub steps: u64,
-    /// `ConnectionState` bits of the connection, and which flow is walked.
+    /// Which flow is walked.
     pub flow: u64,
     /// Not zero: `open` has to be sent before anything else.
     pub open_pending: u64,

@@ -388,7 +388,9 @@ unsafe fn header<M: Memory>(walk: *mut Walk, flow: *mut Flow) {
         }
     }
     let frame = FrameHeader::from_parts(get!(walk.found), get!(flow.header));
-    let legal = if get!(walk.probing) != 0 { frame.is_credible() } else { frame.is_legal() };
+    // Three credible headers in a row are proof enough for what follows them.
+    let guessing = get!(walk.probing) != 0 && get!(walk.frames) < 3;
+    let legal = if guessing { frame.is_credible() } else { frame.is_legal() };
     set!(walk.found = u64::from(legal));
     if get!(walk.found) == 0 {
         set!(walk.stop = STOP_BAD_FRAME);

@@ -5,13 +5,12 @@ use core::ptr::{null_mut, read_volatile, write_volatile};
 
 use agent_common::counter::Counter;
 use agent_common::flow::{
-    Connection, Flow, PHASE_HEADER, PHASE_PREFACE, PHASE_START, PHASE_UNSYNCED, STATE_OPENED,
-    STATE_RECEIVED_CLOSED, STATE_SENT_CLOSED, STATE_SEQUENCED, STOP_BAD_FRAME, STOP_FAULT, STOP_NOT_HTTP2,
+    Connection, Flow, PHASE_HEADER, PHASE_PREFACE, PHASE_START, PHASE_UNSYNCED, STOP_BAD_FRAME, STOP_FAULT, STOP_NOT_HTTP2,
     STOP_SHORT, Walk,
 };
 use agent_common::frame::{FrameHeader, HEADER_BYTES, PREFACE_BYTES, SETTINGS};
 use agent_common::ring::{
-    FLAG_FINAL, FLOW_RECEIVED, KIND_CLOSE, KIND_DATA, KIND_OPEN, RECOGNISED_CHAIN, RECOGNISED_PREFACE,
+    FLAG_FINAL, FLAG_RESET, FLOW_RECEIVED, FLOW_SENT, KIND_CLOSE, KIND_DATA, KIND_OPEN, RECOGNISED_CHAIN, RECOGNISED_PREFACE,
     RECOGNISED_SETTINGS, RecordHeader, UNKNOWN_START,
 };
 use agent_common::walk::{self, Memory};
@@ -154,7 +153,7 @@ unsafe fn unseen(call: Call) {
         if connection.is_null() {
             return;
         }
-        if get!(connection.state) & STATE_SEQUENCED == 0 {
+        if get!(connection.sequenced) == 0 {
             let flow = flow_of(connection, call.flow);
             set!(flow.unseen = get!(flow.unseen).wrapping_add(call.moved as u32));
         }
@@ -182,7 +181,7 @@ unsafe fn recognise(walk: *mut Walk, class: *mut Class, call: Call, pid: u32) ->
         let sequenced = tcp != 0 && !socket::has_upper_protocol(tcp);
         let mut from_start = true;
         if sequenced {
-            let start = socket::stream_end(tcp, call.flow).wrapping_sub(call.moved);
+            let start = socket::stream_end(call.sk, tcp, call.flow).wrapping_sub(call.moved);
             // See `locate`: a flow that is sent may seem to start at one.
             from_start = start == 0 || (start == 1 && call.flow != u32::from(FLOW_RECEIVED));
         }
@@ -253,23 +252,23 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
         if get!(connection.id) == 0 {
             set!(connection.id = socket::identity(call.sk));
             if tcp != 0 && !socket::has_upper_protocol(tcp) {
-                set!(connection.state = STATE_SEQUENCED);
+                set!(connection.sequenced = 1);
             }
         }
         if recognised != 0 {
             set!(connection.recognised = recognised);
         }
-        let sequenced = tcp != 0 && get!(connection.state) & STATE_SEQUENCED != 0;
+        let sequenced = tcp != 0 && get!(connection.sequenced) != 0;
         let phase = u32::from(get!(flow.phase));
         if phase == PHASE_START {
             let mut start = 0;
             if sequenced {
-                start = socket::stream_end(tcp, call.flow).wrapping_sub(call.moved);
+                start = socket::stream_end(call.sk, tcp, call.flow).wrapping_sub(call.moved);
                 if start == 1 && call.flow != u32::from(FLOW_RECEIVED) {
                     start = 0;
                 }
                 let end = (start + call.moved) as u32;
-                set!(flow.zero = socket::sequence_end(tcp, call.flow).wrapping_sub(end));
+                set!(flow.zero = socket::sequence_end(call.sk, tcp, call.flow).wrapping_sub(end));
             } else if get!(connection.recognised) == RECOGNISED_CHAIN {
                 start = UNKNOWN_START;
             }
@@ -290,7 +289,7 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
             let mut gap = get!(flow.unseen);
             set!(flow.unseen = 0);
             if sequenced {
-                let start = socket::sequence_end(tcp, call.flow)
+                let start = socket::sequence_end(call.sk, tcp, call.flow)
                     .wrapping_sub(get!(flow.zero))
                     .wrapping_sub(call.moved as u32);
                 gap = start.wrapping_sub(get!(flow.next) as u32);
@@ -333,7 +332,7 @@ unsafe fn address(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow,
         words.add(3).write_volatile(call.moved);
         words.add(4).write_volatile(task >> 32 | task << 32);
         words.add(5).write_volatile(u64::from(KIND_DATA) << 32 | u64::from(call.flow) << 40);
-        let opened = get!(connection.state) & STATE_OPENED != 0;
+        let opened = get!(connection.opened) != 0;
         set!(walk.open_pending = u64::from(!opened));
         if !opened {
             let open = (&raw mut (*walk).open.header).cast::<u64>();
@@ -378,7 +377,7 @@ pub unsafe fn finish(ready: Ready, call: Call) {
         } else if stop == STOP_BAD_FRAME && !probing {
             maps::count(Counter::BadFrame);
         } else if stop == STOP_NOT_HTTP2 {
-            if get!(connection.state) & STATE_SEQUENCED != 0 || u32::from(get!(flow.phase)) == PHASE_PREFACE {
+            if get!(connection.sequenced) != 0 || u32::from(get!(flow.phase)) == PHASE_PREFACE {
                 revoke(walk, flow, connection, class);
                 maps::release(walk);
                 maps::forget(call.sk, false);
@@ -415,7 +414,7 @@ pub unsafe fn finish(ready: Ready, call: Call) {
             kernel::send(walk, flow, 0);
         }
         if get!(walk.open_pending) == 0 {
-            set!(connection.state = get!(connection.state) | STATE_OPENED);
+            set!(connection.opened = 1);
         }
         maps::release(walk);
     }
@@ -428,7 +427,7 @@ unsafe fn revoke(walk: *mut Walk, flow: *mut Flow, connection: *mut Connection, 
     unsafe {
         maps::count(Counter::ClassRevoked);
         give_up(class);
-        if get!(connection.state) & STATE_OPENED == 0 {
+        if get!(connection.opened) == 0 {
             return;
         }
         let header = &raw mut (*walk).header;
@@ -456,6 +455,31 @@ pub unsafe fn nothing_read(sk: u64) {
         let connection = maps::connection_of(sk, false);
         if !connection.is_null() {
             close(connection, u32::from(FLOW_RECEIVED), 0);
+            if get!(connection.final_pending) != 0 {
+                set!(connection.final_pending = 0);
+                close(connection, u32::from(FLOW_SENT), FLAG_FINAL);
+            }
+        }
+    }
+}
+
+/// The state of a TCP socket went to closed. If the process can still read what the peer sent, the end is
+/// told when it has.
+#[inline(always)]
+pub unsafe fn closed(sk: u64, connection: *mut Connection, orderly: bool) {
+    // SAFETY: as `prepare`.
+    unsafe {
+        let flags = if orderly { FLAG_FINAL } else { FLAG_FINAL | FLAG_RESET };
+        if orderly && config!(HAVE_SK_STORAGE) != 0 && !everything_read(sk, connection) {
+            set!(connection.final_pending = 1);
+            return;
+        }
+        close(connection, u32::from(FLOW_SENT), flags);
+        // Whatever is read after a reset is not followed any more.
+        let class = maps::known_class_of(sk);
+        if !class.is_null() {
+            set!(class.class = CLASS_OTHER);
+            set!(class.count = 0);
         }
     }
 }
@@ -465,12 +489,11 @@ pub unsafe fn nothing_read(sk: u64) {
 pub unsafe fn close(connection: *mut Connection, flow: u32, flags: u8) {
     // SAFETY: as `prepare`.
     unsafe {
-        let state = get!(connection.state);
-        let told = if flow == u32::from(FLOW_RECEIVED) { STATE_RECEIVED_CLOSED } else { STATE_SENT_CLOSED };
-        if state & STATE_OPENED == 0 || (flags & FLAG_FINAL == 0 && state & told != 0) {
+        let ended = (&raw mut (*connection).ended).cast::<u8>().add(flow as usize);
+        if get!(connection.opened) == 0 || (flags & FLAG_FINAL == 0 && ended.read_volatile() != 0) {
             return;
         }
-        set!(connection.state = state | told);
+        ended.write_volatile(1);
         let of = flow_of(connection, flow);
         let mut record = RecordHeader {
             time_ns: bpf_ktime_get_ns(),
@@ -510,7 +533,7 @@ pub unsafe fn truncated(sk: u64, moved: i32) -> bool {
     }
 }
 
-/// Whether the process has read everything that the peer sent before its FIN, which has just come in.
+/// Whether the process has read everything that the peer sent before its FIN.
 #[inline(always)]
 pub unsafe fn everything_read(sk: u64, connection: *mut Connection) -> bool {
     // SAFETY: as `prepare`.
@@ -518,10 +541,11 @@ pub unsafe fn everything_read(sk: u64, connection: *mut Connection) -> bool {
         let tcp = socket::tcp(sk);
         let flow = flow_of(connection, u32::from(FLOW_RECEIVED));
         if tcp == 0 || u32::from(get!(flow.phase)) == PHASE_START {
-            return false;
+            return true;
         }
         // The FIN counts as a byte.
-        let arrived = socket::arrived(tcp).wrapping_sub(get!(flow.zero)).wrapping_sub(1);
-        arrived == get!(flow.next) as u32
+        let arrived = socket::arrived(tcp).wrapping_sub(get!(flow.zero));
+        let seen = get!(flow.next) as u32;
+        arrived == seen || arrived == seen.wrapping_add(1)
     }
 }

@@ -25,7 +25,7 @@ mod socket;
 use core::ffi::c_void;
 
 use agent_common::flow::{Flow, Walk};
-use agent_common::ring::{FLAG_FINAL, FLAG_RESET, FLOW_RECEIVED, FLOW_SENT};
+use agent_common::ring::{FLOW_RECEIVED, FLOW_SENT};
 use agent_common::walk::{DONE, step};
 use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_loop};
 use aya_ebpf::macros::{btf_tracepoint, fexit};
@@ -281,14 +281,12 @@ pub fn state(ctx: BtfTracePointContext) -> i32 {
                     call::close(connection, RECEIVED, 0);
                 }
             } else {
-                let reset = before == TCP_ESTABLISHED
-                    || before == TCP_CLOSE_WAIT
-                    || before == TCP_FIN_WAIT1
-                    || socket::has_error(sk);
-                call::close(connection, SENT, if reset { FLAG_FINAL | FLAG_RESET } else { FLAG_FINAL });
+                let direct = before == TCP_ESTABLISHED || before == TCP_CLOSE_WAIT || before == TCP_FIN_WAIT1;
+                call::closed(sk, connection, !direct && !socket::has_error(sk));
             }
         }
-        if now == TCP_CLOSE {
+        if now == TCP_CLOSE && config!(HAVE_SK_STORAGE) == 0 {
+            // The next socket may get the same address; storage goes with its socket.
             maps::forget(sk, true);
         }
     }

@@ -56,21 +56,31 @@ pub unsafe fn tcp(sk: u64) -> u64 {
 
 /// TCP's own count of the bytes that the process moved: sequence number behind the last one.
 #[inline(always)]
-pub unsafe fn sequence_end(tcp: u64, flow: u32) -> u32 {
+pub unsafe fn sequence_end(sk: u64, tcp: u64, flow: u32) -> u32 {
     // SAFETY: `tcp` is what `bpf_skc_to_tcp_sock` returned.
     unsafe {
         if flow == u32::from(FLOW_SENT) {
             field(tcp, config!(TCP_WRITE_SEQ))
         } else {
-            field(tcp, config!(TCP_COPIED_SEQ))
+            field::<u32>(tcp, config!(TCP_COPIED_SEQ)).wrapping_sub(fin_read(sk, tcp))
         }
+    }
+}
+
+/// One if the peer's FIN, which counts as a byte, was read along with the data before it.
+#[inline(always)]
+unsafe fn fin_read(sk: u64, tcp: u64) -> u32 {
+    // SAFETY: `tcp` is what `bpf_skc_to_tcp_sock` returned for `sk`.
+    unsafe {
+        let read: u32 = field(tcp, config!(TCP_COPIED_SEQ));
+        u32::from(peer_closed(sk) && read == arrived(tcp))
     }
 }
 
 /// Bytes that the process moved since the start of the connection, by TCP's own count. What is sent may
 /// be one more than true, since an active open counts its SYN as acknowledged.
 #[inline(always)]
-pub unsafe fn stream_end(tcp: u64, flow: u32) -> u64 {
+pub unsafe fn stream_end(sk: u64, tcp: u64, flow: u32) -> u64 {
     // SAFETY: `tcp` is what `bpf_skc_to_tcp_sock` returned.
     unsafe {
         if flow == u32::from(FLOW_SENT) {
@@ -82,7 +92,7 @@ pub unsafe fn stream_end(tcp: u64, flow: u32) -> u64 {
             let arrived: u32 = field(tcp, config!(TCP_RCV_NXT));
             let read: u32 = field(tcp, config!(TCP_COPIED_SEQ));
             let total: u64 = field(tcp, config!(TCP_BYTES_RECEIVED));
-            total.wrapping_sub(u64::from(arrived.wrapping_sub(read)))
+            total.wrapping_sub(u64::from(arrived.wrapping_sub(read))).wrapping_sub(fin_read(sk, tcp).into())
         }
     }
 }

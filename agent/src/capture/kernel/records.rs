@@ -61,6 +61,9 @@ pub enum Captured<'a> {
 /// Flows whose record numbers are remembered; beyond it all are forgotten, and their losses with them.
 const FLOWS_MAX: usize = 1 << 18;
 
+/// In place of a flow: the connection was told of.
+const OPENED: u8 = 2;
+
 /// Reads records and checks their numbers.
 #[derive(Debug, Default)]
 pub struct Reader {
@@ -115,6 +118,10 @@ impl Reader {
         match header.kind {
             KIND_OPEN => {
                 let endpoints = endpoints(payload)?;
+                // Two threads that use a new socket at once may both tell of it.
+                if self.next.insert((header.connection, OPENED), 0).is_some() {
+                    return Some(());
+                }
                 let RecordHeader { pid, thread, .. } = header;
                 sink(Captured::Open { connection, time, pid, thread, endpoints: &endpoints });
             }
@@ -122,8 +129,9 @@ impl Reader {
             KIND_CLOSE => {
                 let is_final = header.flags & FLAG_FINAL != 0;
                 if is_final {
-                    self.next.remove(&(header.connection, FLOW_SENT));
-                    self.next.remove(&(header.connection, FLOW_RECEIVED));
+                    for of in [FLOW_SENT, FLOW_RECEIVED, OPENED] {
+                        self.next.remove(&(header.connection, of));
+                    }
                 }
                 let reset = header.flags & FLAG_RESET != 0;
                 sink(Captured::Close { connection, flow, reset, is_final, time });

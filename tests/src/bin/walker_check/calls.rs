@@ -88,12 +88,13 @@ pub fn send_all(random: &mut Random, fd: i32, bytes: &[u8], first: usize) -> Res
     Ok(())
 }
 
-/// Receives exactly `expected` by random calls.
-pub fn receive_all(random: &mut Random, fd: i32, expected: &[u8]) -> Result<()> {
+/// Receives exactly `expected` by random calls; with `greedy`, as much as there is.
+pub fn receive_all(random: &mut Random, fd: i32, expected: &[u8], greedy: bool) -> Result<()> {
     let mut buffer = vec![0u8; 70_000];
     let mut received = 0;
     while received < expected.len() {
-        let len = size(random, expected.len() - received);
+        let left = expected.len() - received;
+        let len = if greedy { left.min(buffer.len()) } else { size(random, left) };
         let base = buffer.as_mut_ptr();
         let mut iovecs = pieces(random, base, len);
         let flags = if random.once_in(4) { libc::MSG_DONTWAIT } else { 0 };

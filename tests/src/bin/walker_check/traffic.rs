@@ -30,6 +30,11 @@ impl Random {
     }
 }
 
+/// Small frames, each in a call of its own, at the start of traffic that is joined there.
+pub const ANCHORS: usize = 6;
+/// Bytes of each: a PING.
+pub const ANCHOR_BYTES: usize = 17;
+
 /// One flow: what goes over the wire, and what has to be shipped of it.
 #[derive(Default)]
 pub struct Traffic {
@@ -50,8 +55,9 @@ struct Stream {
 }
 
 impl Traffic {
-    /// About `size` bytes: the start of a flow, then frames. Messages never go on after the last byte.
-    pub fn generate(random: &mut Random, size: usize, from_client: bool, stream_base: u32) -> Traffic {
+    /// About `size` bytes: the start of a flow (if `stream_base` is 1), then frames. Messages never go on
+    /// after the last byte, and with `whole` not after their frame.
+    pub fn generate(random: &mut Random, size: usize, from_client: bool, stream_base: u32, whole: bool) -> Traffic {
         let mut traffic = Traffic::default();
         if stream_base == 1 {
             if from_client {
@@ -59,6 +65,9 @@ impl Traffic {
             }
             let settings = vec![0; 6 * random.below(7)];
             traffic.frame(4, 0, 0, &settings);
+        }
+        for _ in 0..if whole { ANCHORS } else { 0 } {
+            traffic.frame(6, 0, 0, &random.next().to_be_bytes());
         }
         let mut streams: Vec<Stream> = Vec::new();
         let mut next_id = stream_base;
@@ -97,7 +106,7 @@ impl Traffic {
                 }
                 _ if !streams.is_empty() => {
                     let index = random.below(streams.len());
-                    if traffic.data(random, &mut streams[index], ending) {
+                    if traffic.data(random, &mut streams[index], ending, whole) {
                         let id = streams.swap_remove(index).id;
                         if random.once_in(2) && !from_client {
                             traffic.headers(random, id);
@@ -163,7 +172,7 @@ impl Traffic {
     }
 
     /// One DATA frame; true if it was the stream's last one.
-    fn data(&mut self, random: &mut Random, stream: &mut Stream, ending: bool) -> bool {
+    fn data(&mut self, random: &mut Random, stream: &mut Stream, ending: bool, whole: bool) -> bool {
         let limit = match random.below(8) {
             0 => 0,
             1 => 1 + random.below(12),
@@ -173,8 +182,8 @@ impl Traffic {
         };
         let mut content: Vec<(Vec<u8>, bool)> = Vec::new();
         let mut length = 0;
-        while length < limit {
-            let room = limit - length;
+        while length < limit || (whole && (!stream.prefix.is_empty() || stream.body > 0)) {
+            let room = if whole { usize::MAX } else { limit - length };
             if !stream.prefix.is_empty() {
                 let rest = stream.prefix.split_off(room.min(stream.prefix.len()));
                 length += stream.prefix.len();
