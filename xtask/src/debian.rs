@@ -12,26 +12,26 @@ use anyhow::{Context, Result, bail};
 use crate::repo;
 use crate::shell::{Cmd, cmd, which};
 
-/// The releases that we take packages from, oldest first.
-const RELEASES: [&str; 6] =
-    ["bullseye", "bookworm", "bookworm-backports", "trixie", "trixie-backports", "sid"];
-
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Lists older than this may name files that the mirror no longer has.
 const LISTS_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Debian's archive, all releases at once.
+/// The packages of some of Debian's releases.
 pub(crate) struct Archive {
+    releases: &'static [&'static str],
     dir: PathBuf,
 }
 
 impl Archive {
     /// Writes the configuration and fetches the lists if they are missing or older than a day.
-    pub(crate) fn open() -> Result<Self> {
-        let archive = Self { dir: repo::cache().join("apt") };
-        archive.configure()?;
+    ///
+    /// The lists are what takes long, so it pays to name few releases.
+    pub(crate) fn open(releases: &'static [&'static str]) -> Result<Self> {
+        let archive =
+            Self { releases, dir: repo::cache().join("apt").join(format!("kernels-{}", releases.join("-"))) };
         if !archive.has_fresh_lists() {
+            archive.configure()?;
             archive.update()?;
         }
         Ok(archive)
@@ -48,8 +48,8 @@ impl Archive {
         Ok(depends.split_whitespace().any(|word| word == other))
     }
 
-    /// Downloads `package` (its newest version, or that of a release as in `busybox-static/trixie`) and moves the
-    /// first of its files `wanted` (paths without the leading slash) to `to`.
+    /// Downloads the newest version of `package` and moves the first of its files `wanted` (paths without the
+    /// leading slash) to `to`.
     pub(crate) fn extract(&self, package: &str, wanted: &[String], to: &Path) -> Result<()> {
         let deb = self.download(package)?;
         let unpacked = deb.with_extension("unpacked");
@@ -91,14 +91,19 @@ impl Archive {
             fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         }
         let dir = self.dir.display();
-        // The machine's apt.conf.d stays in force: proxies are set there.
+        // How the machine reaches the mirror (proxies, checks of dates) is taken over; its hooks are not, because
+        // some empty the system's package cache, perhaps under another apt that is at work.
+        let access = cmd("apt-config").args(["dump", "Acquire"]).read()?;
         let conf = format!(
-            "Dir::State \"{dir}\";\n\
+            "{access}\n\
+             Dir::State \"{dir}\";\n\
              Dir::State::lists \"lists\";\n\
              Dir::State::status \"{dir}/status\";\n\
              Dir::Cache \"{dir}/cache\";\n\
+             Dir::Etc::main \"/dev/null\";\n\
+             Dir::Etc::parts \"/dev/null\";\n\
              Dir::Etc::sourcelist \"{dir}/sources.list\";\n\
-             Dir::Etc::sourceparts \"-\";\n\
+             Dir::Etc::sourceparts \"/dev/null\";\n\
              Acquire::Languages \"none\";\n\
              Acquire::Retries \"3\";\n\
              Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
@@ -117,7 +122,7 @@ impl Archive {
     fn update(&self) -> Result<()> {
         let mirror = mirror()?;
         let line = |release| format!("deb [signed-by={KEYRING}] {mirror} {release} main\n");
-        let sources: String = RELEASES.iter().map(line).collect();
+        let sources: String = self.releases.iter().map(line).collect();
         fs::write(self.dir.join("sources.list"), sources).context("write sources.list")?;
         self.apt("apt-get")
             .args(["--quiet", "--error-on=any", "update"])

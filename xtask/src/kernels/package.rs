@@ -37,7 +37,7 @@ impl Kernel {
 
     /// Downloads it.
     pub(crate) fn fetch(&self) -> Result<()> {
-        let archive = Archive::open()?;
+        let archive = Archive::open(self.releases())?;
         let release = self.newest_release(&archive)?;
         let image = format!("linux-image-{release}");
         // From 6.19 on the package of the image is a shell around this one.
@@ -47,6 +47,16 @@ impl Kernel {
         let images = [format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")];
         archive.extract(&package, &images, &self.vmlinuz())?;
         fs::write(self.dir().join("release"), release).context("note the kernel's release")
+    }
+
+    /// Where Debian has it: a release keeps its series, what is newer comes and goes.
+    fn releases(&self) -> &'static [&'static str] {
+        match self.series.as_str() {
+            "5.10" => &["bullseye"],
+            "6.1" => &["bookworm"],
+            "6.12" => &["trixie"],
+            _ => &["trixie-backports", "sid"],
+        }
     }
 
     fn newest_release(&self, archive: &Archive) -> Result<String> {
@@ -86,8 +96,8 @@ pub(crate) fn fetch_busybox() -> Result<()> {
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
     }
-    Archive::open()?.extract(
-        "busybox-static/trixie",
+    Archive::open(&["trixie"])?.extract(
+        "busybox-static",
         &["bin/busybox".into(), "usr/bin/busybox".into()],
         &path,
     )

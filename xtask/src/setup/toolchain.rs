@@ -73,6 +73,9 @@ impl Need for Llvm {
     }
 
     fn install(&self) -> Result<()> {
+        if let Some(prefix) = std::env::var_os("LLVM_PREFIX") {
+            bail!("LLVM_PREFIX={} holds no include/llvm-c/Core.h and lib/libLLVM*", prefix.to_string_lossy());
+        }
         apt::install(&[&format!("llvm-{LLVM_MAJOR}-dev")]).with_context(|| {
             format!(
                 "where no package llvm-{LLVM_MAJOR}-dev is to be had, set LLVM_PREFIX to an LLVM {LLVM_MAJOR}"
