@@ -374,7 +374,7 @@ impl<'b, W: FnMut(Text<'_>) -> bool, F: FnMut(Field<'_>)> Block<'_, 'b, W, F> {
         let wants_value = (self.wants_value)(name.text(&self.decoder.table));
         let stored_name = match name {
             LiteralName::Indexed(Reference::Static(index)) => Name::Static(index),
-            LiteralName::Indexed(Reference::Unknown(id)) => Name::Unknown(id),
+            LiteralName::Indexed(Reference::Unknown(id)) => Name::Unknown(id.ordinal),
             LiteralName::Indexed(Reference::Retained(place)) => {
                 // The entry may be evicted by this insertion: its name is copied first (§4.4).
                 self.decoder.table.stage_name_of(place);

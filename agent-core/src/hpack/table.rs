@@ -23,6 +23,11 @@ pub(super) const ENTRY_OVERHEAD_BYTES: usize = 32;
 /// Table size before any SETTINGS or size update (RFC 9113 §6.5.2).
 pub(super) const DEFAULT_TABLE_BYTES: u32 = 4096;
 
+/// The first arena, and the first entries: enough for the table of most gRPC connections, so that a connection
+/// costs two allocations a direction.
+const ARENA_FIRST_BYTES: usize = 512;
+const ENTRIES_FIRST: usize = 16;
+
 /// An arena that is larger than this and nearly empty is given back.
 const ARENA_KEPT_BYTES: usize = 16 * 1024;
 
@@ -44,8 +49,8 @@ pub(super) enum Name {
     Static(u8),
     /// In the arena, this many octets.
     Stored(u32),
-    /// It is the name of this entry, which is not known.
-    Unknown(EntryId),
+    /// It is the name of the entry with this ordinal in the same epoch, which is not known.
+    Unknown(i64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -193,7 +198,7 @@ impl Table {
         match entry.name {
             Name::Static(index) => Ok(static_table::name(index)),
             Name::Stored(bytes) => Ok(&self.arena[entry.start as usize..][..bytes as usize]),
-            Name::Unknown(id) => Err(id),
+            Name::Unknown(ordinal) => Err(EntryId { epoch: self.epoch, ordinal }),
         }
     }
 
@@ -272,6 +277,9 @@ impl Table {
         let retained = self.entries.len();
         self.evict_down_to(self.cap - size_min);
         self.has_older |= self.entries.len() < retained;
+        if self.entries.capacity() == 0 {
+            self.entries.reserve(ENTRIES_FIRST);
+        }
         self.entries.push_back(Entry {
             start: self.live.end as u32,
             name,
@@ -339,7 +347,7 @@ impl Table {
             self.rebase();
             self.arena[self.staged_end..used].fill(0);
         } else {
-            self.reallocate((needed + needed / 2).next_power_of_two().max(256));
+            self.reallocate((needed + needed / 2).next_power_of_two().max(ARENA_FIRST_BYTES));
         }
     }
 
@@ -369,6 +377,8 @@ impl Drop for Table {
         overwrite(&mut self.arena);
     }
 }
+
+const _: () = assert!(size_of::<Entry>() == 32);
 
 /// Overwrites octets that may be secrets before their memory is given back. `black_box` keeps the compiler
 /// from leaving out stores that nobody reads.
