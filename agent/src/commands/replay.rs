@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use agent_core::observation::{Call, ConnectionSummary, Outcome};
 use agent_core::{Flow, Limits, Observation, Observer, Timestamp};
 
-use crate::capture::recording::{Container, Endpoints, Event, Statistics, Tracker, container, source};
+use crate::capture::recording::{Container, Endpoints, Event, Statistics, Tracker, source};
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::output::call::{CallLine, outcome_name};
-use crate::output::escape::Escaped;
 use crate::output::frames::FrameQueue;
 use crate::output::json::{self, ConnectionLine, SummaryJson};
 use crate::output::table::Table;
@@ -41,9 +40,15 @@ pub struct ReplayArgs {
 /// other recordings too.
 pub fn execute(args: &ReplayArgs, config: &Config) -> Result<(), Failure> {
     let look = Look::of_stdout(config.log.color);
-    let out = BufWriter::with_capacity(64 * 1024, io::stdout().lock());
-    let mut replay = Replay::new(out, args, look, config.core_limits());
-    match replay.run(args) {
+    let stdout = io::stdout().lock();
+    let limits = config.core_limits();
+    // A terminal is to see every line at once: the recording may be a pipe from a capture that goes on.
+    let result = if look.width.is_some() {
+        Replay::new(stdout, args, look, limits).run(args)
+    } else {
+        Replay::new(BufWriter::with_capacity(64 * 1024, stdout), args, look, limits).run(args)
+    };
+    match result {
         // Whoever read the output has seen enough.
         Err(Failure::Runtime(error)) if is_broken_pipe(&error) => Ok(()),
         result => result,
@@ -81,12 +86,19 @@ enum Calls {
 struct Known {
     endpoints: Endpoints,
     /// By flow: sent, received.
-    next_offset: [Option<u64>; 2],
+    flows: [Seen; 2],
     holes: u64,
     /// The observer has its bytes, and has not said that it ended.
     is_observed: bool,
     /// No packet of it will follow.
     is_over: bool,
+}
+
+/// How far a flow was seen.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    next_offset: Option<u64>,
+    ends_with_hole: bool,
 }
 
 impl<W: Write> Replay<W> {
@@ -153,7 +165,7 @@ impl<W: Write> Replay<W> {
                     file.handle_timeouts(latest);
                 }
                 Ok(None) => break Ok(()),
-                Err(error) => break Err(container_error(error)),
+                Err(error) => break Err(error.to_string()),
             }
             file.written?;
             file.written = Ok(());
@@ -190,10 +202,6 @@ impl<W: Write> Replay<W> {
         }
         self.out.flush()
     }
-}
-
-fn container_error(error: container::ContainerError) -> String {
-    error.to_string()
 }
 
 /// The replay of one recording.
@@ -357,42 +365,43 @@ impl<W: Write> OneFile<'_, W> {
 
 impl Known {
     fn new(endpoints: Endpoints) -> Self {
-        Known { endpoints, next_offset: [None; 2], holes: 0, is_observed: false, is_over: false }
+        Known { endpoints, flows: [Seen::default(); 2], holes: 0, is_observed: false, is_over: false }
     }
 
     fn count_hole(&mut self, flow: Flow, offset: u64, bytes: usize) {
-        let next = &mut self.next_offset[usize::from(flow == Flow::Received)];
-        // What was left out before a flow was joined is no hole.
-        self.holes += u64::from(next.map_or(bytes == 0, |next| offset > next));
-        *next = Some(offset + bytes as u64);
+        let seen = &mut self.flows[usize::from(flow == Flow::Received)];
+        // What was left out before a flow was joined is no hole, and a hole that grows is one hole.
+        let is_hole = seen.next_offset.map_or(bytes == 0, |next| offset > next);
+        self.holes += u64::from(is_hole && !seen.ends_with_hole);
+        *seen = Seen { next_offset: Some(offset + bytes as u64), ends_with_hole: bytes == 0 };
     }
 }
 
 /// The summary for people.
 fn write_summary(out: &mut impl Write, summary: &SummaryJson) -> io::Result<()> {
     let list = |counts: &BTreeMap<&'static str, u64>| {
-        let parts: Vec<String> =
-            counts.iter().map(|(name, count)| format!("{count} {}", Escaped(name))).collect();
+        let parts: Vec<String> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
         parts.join(", ")
     };
     writeln!(out)?;
-    match summary.calls {
-        0 => writeln!(out, "no gRPC calls")?,
-        calls => writeln!(out, "{calls} calls: {}", list(&summary.outcomes))?,
+    if summary.calls == 0 {
+        writeln!(out, "no gRPC calls")?;
+    } else {
+        writeln!(out, "{}: {}", counted(summary.calls, "call"), list(&summary.outcomes))?;
     }
     writeln!(
         out,
-        "{} TCP connections, {} of them HTTP/2; {} packets, {}",
-        summary.connections,
+        "{}, {} of them HTTP/2; {}, {}",
+        counted(summary.connections, "TCP connection"),
         summary.http2_connections,
-        summary.packets,
+        counted(summary.packets, "packet"),
         units::bytes(summary.bytes),
     )?;
     if summary.other_exchanges > 0 {
-        writeln!(out, "{} HTTP/2 exchanges that are not gRPC", summary.other_exchanges)?;
+        writeln!(out, "{} not gRPC", counted(summary.other_exchanges, "HTTP/2 exchange"))?;
     }
     if summary.holes > 0 {
-        writeln!(out, "{} holes, {} missing", summary.holes, units::bytes(summary.hole_bytes))?;
+        writeln!(out, "{}, {} missing", counted(summary.holes, "hole"), units::bytes(summary.hole_bytes))?;
     }
     if !summary.skipped_packets.is_empty() {
         writeln!(out, "packets skipped: {}", list(&summary.skipped_packets))?;
@@ -401,7 +410,12 @@ fn write_summary(out: &mut impl Write, summary: &SummaryJson) -> io::Result<()> 
         writeln!(out, "anomalies: {}", list(&summary.anomalies))?;
     }
     if summary.evicted_connections > 0 {
-        writeln!(out, "{} connections given up, since too many were open", summary.evicted_connections)?;
+        let evicted = counted(summary.evicted_connections, "connection");
+        writeln!(out, "{evicted} given up, since too many were open at once")?;
     }
     Ok(())
+}
+
+fn counted(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }

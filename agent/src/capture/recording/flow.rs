@@ -3,7 +3,8 @@
 //! Sequence numbers (RFC 9293 §3.4) become 64-bit offsets, so that they never wrap. Offset zero is the first
 //! byte after the SYN. What was delivered stays: of overlapping segments the first wins. A segment that
 //! comes too early is held until the bytes before it arrive, or until it is clear that the recording does
-//! not have them: the other end acknowledged them, too much is held, or the wait was too long. Then they are a hole.
+//! not have them: the other end acknowledged them, too much is held, or the wait was too long. Then they are a
+//! hole. Where acknowledgments turn out to be recorded before what they acknowledge, they prove nothing.
 
 use std::collections::BTreeMap;
 
@@ -51,6 +52,11 @@ pub struct FlowReassembly {
     held_bytes: usize,
     /// Offset up to which the other end has acknowledged.
     acknowledged: u64,
+    /// The last hole that only an acknowledgment told of: bytes that arrive there were on their way.
+    acknowledged_hole: std::ops::Range<u64>,
+    acknowledgments_prove_nothing: bool,
+    /// Where the last hole ended.
+    hole_end: Option<u64>,
     /// Offset of the FIN.
     end: Option<u64>,
     /// Counts.
@@ -157,6 +163,10 @@ impl FlowReassembly {
         if start <= position.offset {
             let seen = position.offset - start;
             self.statistics.duplicate_bytes += seen.min(wire_bytes);
+            let late = &self.acknowledged_hole;
+            if wire_bytes > 0 && start < late.end && end > late.start {
+                self.acknowledgments_prove_nothing = true;
+            }
             if end > position.offset {
                 let rest = data.bytes.get(seen as usize..).unwrap_or(&[]);
                 self.advance(position.offset, rest, wire_bytes - seen, time, deliver);
@@ -176,12 +186,17 @@ impl FlowReassembly {
             return;
         }
         self.acknowledged = offset;
+        if self.acknowledgments_prove_nothing {
+            return;
+        }
         self.release_acknowledged(deliver);
-        // The FIN was acknowledged, so that nothing before it is still on its way.
-        if let Some(end) = self.end
-            && offset > end
-        {
-            self.skip_to_and_say(end, time, deliver);
+        let Some(position) = self.position else { return };
+        // One byte more than is known of may be a FIN that is not here. A FIN that was acknowledged has
+        // nothing before it on its way.
+        let missing_to = self.end.map_or(offset, |end| end.min(offset));
+        if missing_to > position.offset + 1 || self.end.is_some_and(|end| end < offset) {
+            self.acknowledged_hole = position.offset..missing_to;
+            self.skip_to_and_say(missing_to, time, deliver);
         }
     }
 
@@ -272,8 +287,10 @@ impl FlowReassembly {
         if let Some(position) = self.position
             && offset > position.offset
         {
-            self.statistics.holes += 1;
+            // A hole that grows is one hole.
+            self.statistics.holes += u64::from(self.hole_end != Some(position.offset));
             self.statistics.hole_bytes += offset - position.offset;
+            self.hole_end = Some(offset);
             self.move_to(offset);
         }
     }
@@ -296,7 +313,9 @@ impl FlowReassembly {
     }
 
     fn give_up_waiting(&mut self, now: Timestamp, may_hold: bool, deliver: &mut Deliver<'_>) {
-        self.release_acknowledged(deliver);
+        if !self.acknowledgments_prove_nothing {
+            self.release_acknowledged(deliver);
+        }
         while let Some((&start, held)) = self.held.first_key_value() {
             let waited = now.since(held.time) > HELD_NS_MAX;
             let too_much = self.held_bytes > HELD_BYTES_MAX || self.held.len() > HELD_SEGMENTS_MAX;
