@@ -64,8 +64,9 @@ fn check(kernel: &Kernel) -> anyhow::Result<()> {
     // A call that was given up before its server saw it may not have been sent.
     let total = certainly_sent(&truths) as f64..=truths.len() as f64;
     for side in ["client", "server"] {
-        prometheus
-            .wait_for(&format!("sum(grpcscope_calls_ended_total{{side='{side}',{ours}}})"), |n| total.contains(&n))?;
+        prometheus.wait_for(&format!("sum(grpcscope_calls_ended_total{{side='{side}',{ours}}})"), |n| {
+            total.contains(&n)
+        })?;
         prometheus
             .wait_for(&format!("sum(grpcscope_calls_in_flight{{side='{side}',{ours}}})"), |n| n == 0.0)?;
         for (code, count) in sent_codes(&truths) {

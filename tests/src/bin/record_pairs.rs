@@ -1,6 +1,7 @@
 //! Records all sixteen pairs of the test applications on the loopback interface, with both truths.
 //!
-//! For every pair: `CLIENT_to_SERVER.pcap`, `.client.jsonl`, `.server.jsonl`. Needs `tcpdump` and root.
+//! For every pair: `CLIENT_to_SERVER.pcap`, `.client.jsonl`, `.server.jsonl`, and with `--hold` a pause in the
+//! middle, whose time is in `.cut`: from there on, the recording is one that joined late. Needs `tcpdump` and root.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +12,7 @@ use clap::Parser;
 use tests::apps::{Address, Client, Implementation, Pace, Server};
 use tests::plan;
 use tests::process::Process;
+use tests::truth::wall_clock_ns;
 use tests::workspace;
 
 #[derive(Parser)]
@@ -23,6 +25,9 @@ struct Arguments {
     /// Calls at once.
     #[arg(long, default_value_t = 8)]
     concurrency: usize,
+    /// Pause in the middle.
+    #[arg(long)]
+    hold: bool,
     /// Only pairs whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
@@ -61,8 +66,15 @@ fn record(
     wait_for_text(&folder.join("tcpdump.log"), "listening on")?;
 
     let calls = plan::mixed(arguments.calls, seed);
-    let client =
-        Client::start(client, &server.address, &folder, "1", &calls, Pace::at_once(arguments.concurrency))?;
+    let pace = Pace { concurrency: arguments.concurrency, rate: None, hold: arguments.hold };
+    let mut client = Client::start(client, &server.address, &folder, "1", &calls, pace)?;
+    if arguments.hold {
+        client.wait_until_held()?;
+        // What is still under way after the last answer shall be over.
+        std::thread::sleep(Duration::from_millis(500));
+        std::fs::write(arguments.folder.join(format!("{name}.cut")), wall_clock_ns().to_string())?;
+        client.go_on()?;
+    }
     let made = client.finish()?;
     let handled = server.truth()?;
     std::thread::sleep(Duration::from_millis(300));

@@ -75,7 +75,8 @@ fn a_call_that_was_seen_as_it_was_made_fits() {
 
 #[test]
 fn every_wrong_field_is_a_difference() {
-    let changes: [(&str, fn(&mut Call)); 11] = [
+    type Change = fn(&mut Call);
+    let changes: [(&str, Change); 11] = [
         ("method", |call| call.method = Some("/other/M".into())),
         ("no method", |call| call.method = None),
         ("outcome", |call| call.outcome = "error".into()),
