@@ -1,13 +1,15 @@
 //! Compares, call by call, what the services of the demo wrote down with what was seen.
 //!
 //! Both are multisets: a call that was made must be seen once on each side, with the same method, outcome, status,
-//! timeout and numbers of messages, and nothing else may be seen of the demo's processes. Two things are not for the
+//! timeout and numbers of messages, and nothing else may be seen of the demo's processes. Three things are not for the
 //! wire to say, and only these are left open:
 //!
 //! - A call that somebody gave up has no status of its own. The other end may have answered at the same moment, so
 //!   the status may be that answer's (CANCELLED, DEADLINE_EXCEEDED) or none.
 //! - A client's clock starts before its request is on the wire. On a busy machine a deadline can pass a little
 //!   early by the wire's time, and then it looks like a cancellation. These are counted as `borderline`.
+//! - A client can give a call up before its request is on the wire. If no server has written the call down, it need
+//!   not be seen. These are counted as `unsent`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -78,6 +80,11 @@ impl Call {
         self
     }
 
+    /// What both ends of a call write down alike, however it ends.
+    fn identity(&self) -> (String, Option<u64>) {
+        (self.method.clone(), self.timeout_ns)
+    }
+
     fn was_given_up(&self) -> bool {
         matches!(self.outcome.as_str(), "deadline" | "cancelled")
     }
@@ -128,10 +135,22 @@ pub(crate) struct Comparison {
     pub(crate) invented: Vec<Call>,
     /// Agreed, but for deadline and cancellation within [`BORDERLINE_NS`] of the timeout.
     pub(crate) borderline: usize,
+    /// Given up before the request was on the wire.
+    pub(crate) unsent: usize,
 }
 
 impl Comparison {
     pub(crate) fn of(made: Vec<Call>, seen: Vec<Call>) -> Self {
+        let mut answered: BTreeMap<_, usize> = BTreeMap::new();
+        for call in made.iter().filter(|call| call.side == "server") {
+            *answered.entry(call.identity()).or_default() += 1;
+        }
+        // Those that were answered find their counterpart first.
+        for call in made.iter().filter(|call| call.side == "client" && !call.was_given_up()) {
+            if let Some(count) = answered.get_mut(&call.identity()) {
+                *count = count.saturating_sub(1);
+            }
+        }
         let mut open: BTreeMap<String, Vec<Call>> = BTreeMap::new();
         for call in made {
             open.entry(call.key()).or_default().push(call);
@@ -139,6 +158,7 @@ impl Comparison {
         let mut invented: Vec<Call> =
             seen.into_iter().filter(|call| open.get_mut(&call.key()).and_then(Vec::pop).is_none()).collect();
         let mut missing: Vec<Call> = open.into_values().flatten().collect();
+
         let before = missing.len();
         missing.retain(|made| match invented.iter().position(|seen| made.is_borderline_for(seen)) {
             Some(index) => {
@@ -148,7 +168,14 @@ impl Comparison {
             None => true,
         });
         let borderline = before - missing.len();
-        Comparison { missing, invented, borderline }
+
+        let before = missing.len();
+        missing.retain(|made| {
+            let has_server = answered.get(&made.identity()).is_some_and(|count| *count > 0);
+            made.side != "client" || !made.was_given_up() || has_server
+        });
+        let unsent = before - missing.len();
+        Comparison { missing, invented, borderline, unsent }
     }
 
     /// Calls that differ: one made and one seen otherwise are one mismatch.
@@ -209,6 +236,24 @@ mod tests {
         let one = call(&serde_json::json!({}));
         assert_eq!(Comparison::of(vec![one.clone()], vec![]).mismatches(), 1);
         assert_eq!(Comparison::of(vec![one.clone()], vec![one.clone(), one]).mismatches(), 1);
+    }
+
+    #[test]
+    fn only_a_call_that_was_given_up_and_that_no_server_knows_may_be_unseen() {
+        let cancelled = call(&serde_json::json!({"outcome": "cancelled", "status": null}));
+        let unsent = Comparison::of(vec![cancelled.clone()], vec![]);
+        assert_eq!((unsent.mismatches(), unsent.unsent), (0, 1));
+
+        let known =
+            call(&serde_json::json!({"side": "server", "pid": 8, "outcome": "cancelled", "status": null}));
+        let missed = Comparison::of(vec![cancelled.clone(), known.clone()], vec![known.clone()]);
+        assert_eq!((missed.mismatches(), missed.unsent), (1, 0));
+
+        let answered = call(&serde_json::json!({}));
+        let its_server = call(&serde_json::json!({"side": "server", "pid": 8}));
+        let both = vec![answered.clone(), its_server.clone()];
+        let beside = Comparison::of([both.clone(), vec![cancelled]].concat(), both);
+        assert_eq!((beside.mismatches(), beside.unsent), (0, 1));
     }
 
     #[test]

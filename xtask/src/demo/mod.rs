@@ -155,6 +155,7 @@ fn report(run: Run, as_json: bool) -> Result<()> {
                 "mismatches": mismatches,
                 "lost": run.lost,
                 "borderline": comparison.borderline,
+                "unsent": comparison.unsent,
                 "missing": comparison.missing.len(),
                 "invented": comparison.invented.len(),
                 "source": run.source,

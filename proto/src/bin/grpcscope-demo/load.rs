@@ -31,9 +31,10 @@ use crate::{Common, lifetime};
 /// The patience of most shoppers.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The deadline of those who have little: more than anything healthy takes.
-const HURRY: Duration = Duration::from_millis(400);
-/// When a shopper walks away from something that hangs.
-const BOREDOM: Duration = Duration::from_millis(80);
+const HURRY: Duration = Duration::from_millis(800);
+/// When a shopper walks away from something that hangs: long after the last hop has been reached, also on a busy
+/// machine, and long before any deadline.
+const BOREDOM: Duration = Duration::from_millis(500);
 /// How long a connection is used before a new one takes its place.
 const SESSION: Duration = Duration::from_secs(5);
 

@@ -39,7 +39,7 @@ pub(crate) fn service(
 }
 
 /// The service.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct OrderDesk {
     ledger: Arc<Ledger>,
     dice: Arc<Dice>,
@@ -59,8 +59,10 @@ impl OrderDesk {
                 receipt: receipt.id,
             }),
             Err(status) => {
-                // Undone in any case, so with the desk's own patience and not with what the shopper's has left.
-                self.release(reservation).await?;
+                // Undone in any case: with the desk's own patience, and also when the shopper is gone meanwhile, which
+                // drops this handler but not a task.
+                let release = tokio::spawn(self.clone().release(reservation));
+                release.await.map_err(|error| Status::internal(error.to_string()))??;
                 Err(hand_back(status))
             }
         }
@@ -74,7 +76,7 @@ impl OrderDesk {
         entry.answered(self.inventory.clone().reserve(request)).await.map_err(hand_back)
     }
 
-    async fn release(&self, reservation: Reservation) -> Result<Stock, Status> {
+    async fn release(self, reservation: Reservation) -> Result<Stock, Status> {
         let (request, entry) = self.ledger.calls(
             "/shop.v1.Inventory/Release",
             CallType::Unary,
