@@ -10,10 +10,7 @@
 //! | 130, 143 | stopped by SIGINT or SIGTERM, after everything was detached |
 
 use std::fmt;
-use std::io;
 use std::process::ExitCode;
-
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::output::escape::Escaped;
 
@@ -82,34 +79,6 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// Listens for SIGINT and SIGTERM. From then on they end nothing by themselves.
-#[derive(Debug)]
-pub struct StopSignals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl StopSignals {
-    /// Begins to listen. Must be called in a tokio runtime.
-    ///
-    /// # Errors
-    /// The system does not let a handler be set.
-    pub fn listen() -> io::Result<Self> {
-        let interrupt = signal(SignalKind::interrupt())?;
-        let terminate = signal(SignalKind::terminate())?;
-        Ok(StopSignals { interrupt, terminate })
-    }
-
-    /// Waits for the next signal. The first one asks for an end in good order; whoever sends a second one
-    /// does not want to wait for that.
-    pub async fn next(&mut self) -> StopSignal {
-        tokio::select! {
-            _ = self.interrupt.recv() => StopSignal::Interrupt,
-            _ = self.terminate.recv() => StopSignal::Terminate,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,14 +100,5 @@ mod tests {
     fn the_text_of_a_failure_holds_its_causes() {
         let error = anyhow::anyhow!("address in use").context("listen on 127.0.0.1:9464");
         assert_eq!(Failure::from(error).to_string(), "listen on 127.0.0.1:9464: address in use");
-    }
-
-    #[tokio::test]
-    async fn a_signal_is_heard_and_does_not_kill() {
-        let mut signals = StopSignals::listen().expect("handlers can be set");
-        // SAFETY: `raise` sends a signal to this process, for which a handler is set.
-        let sent = unsafe { libc::raise(libc::SIGTERM) };
-        assert_eq!(sent, 0);
-        assert_eq!(signals.next().await, StopSignal::Terminate);
     }
 }

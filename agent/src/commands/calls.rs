@@ -66,7 +66,8 @@ pub fn execute(args: &CallsArgs, config: &Config) -> Result<(), Failure> {
             .name("watch".into())
             .spawn(move || {
                 let listener = CallLines::new(printer, asked.clone());
-                let mut pipeline = Pipeline::new(limits, Identities::new("/proc", Identities::CAPACITY), listener);
+                let mut pipeline =
+                    Pipeline::new(limits, Identities::new("/proc", Identities::CAPACITY), listener);
                 let result = pipeline::watch(&mut capture, &mut pipeline, &asked, |listener, watched| {
                     if let Watched::Counters(counters) = watched {
                         listener.counters = counters.clone();
@@ -146,10 +147,8 @@ impl<W: Write> Listener for CallLines<W> {
         }
         .map(|(client, server)| (client.to_string(), server.to_string()))
         .unzip();
-        let process = ProcessLabel {
-            pid: subject.process.pid,
-            service: subject.process.service_name.clone(),
-        };
+        let process =
+            ProcessLabel { pid: subject.process.pid, service: subject.process.service_name.clone() };
         if self.broken.is_some() {
             return;
         }
@@ -175,6 +174,7 @@ impl<W: Write> Listener for CallLines<W> {
                     client,
                     server,
                     holes: summary.flows.iter().map(|flow| flow.desyncs).sum(),
+                    unix_offset_ns: self.unix_offset_ns,
                     file: None,
                 };
                 let result = self.printer.write_connection(&line, &summary);
@@ -282,5 +282,114 @@ impl<W: Write> CallPrinter<W> {
             Form::Table(table) => table.write_call(&mut self.out, line)?,
         }
         self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use agent_core::observation::{Call, CallType, EndedBy, Messages, Outcome, Side, StatusSource, Timeout};
+    use agent_core::{ConnectionId, Flow, Timestamp};
+
+    use super::*;
+    use crate::output::call::ProcessLabel;
+
+    fn line(method: &str, pid: u32, outcome: Outcome) -> CallLine {
+        let messages = Messages { count: 1, bytes: 5, exact: true };
+        let call = Call {
+            connection: ConnectionId(7),
+            stream: 1,
+            client_flow: Some(Flow::Sent),
+            method: Some(Arc::from(method)),
+            call_type: CallType::Unary,
+            timeout: Timeout::Ns(1_000),
+            started: Some(Timestamp(5_000)),
+            first_seen: Timestamp(5_000),
+            first_response: None,
+            ended: Some(Timestamp(6_500)),
+            outcome,
+            status: Some(0),
+            status_source: StatusSource::Trailer,
+            ended_by: Some(EndedBy::Server),
+            rst_code: None,
+            http_status: Some(200),
+            request: messages,
+            response: messages,
+            previous_attempts: None,
+            thread: 0,
+        };
+        CallLine {
+            connection: 7,
+            side: Some(Side::Client),
+            client: Some("127.0.0.1:1".into()),
+            server: None,
+            process: Some(ProcessLabel { pid, service: "shop".into() }),
+            unix_offset_ns: 1_000_000,
+            file: None,
+            call,
+        }
+    }
+
+    fn printed(args: &CallsArgs) -> String {
+        let mut printer = CallPrinter::new(args, Look { color: false, width: None }, Vec::new());
+        for (method, pid, outcome) in [
+            ("/shop.Cart/Get", 1, Outcome::Ok),
+            ("/shop.Cart/Put", 1, Outcome::Deadline),
+            ("/bank.Pay/Pay", 2, Outcome::Refused),
+            ("/bank.Pay/Pay", 2, Outcome::Unknown),
+        ] {
+            printer.write_call(&line(method, pid, outcome)).expect("a vector takes everything");
+        }
+        String::from_utf8(printer.out).expect("lines are UTF-8")
+    }
+
+    fn outcomes(args: &CallsArgs) -> Vec<String> {
+        let args = CallsArgs { json: true, ..args.clone() };
+        let of = |line: &str| {
+            let value: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+            format!(
+                "{} {}",
+                value["method"].as_str().unwrap_or("-"),
+                value["outcome"].as_str().unwrap_or("-")
+            )
+        };
+        printed(&args).lines().map(of).collect()
+    }
+
+    #[test]
+    fn only_the_calls_that_were_asked_for_are_printed() {
+        let method = |text: &str| Some(text.parse().expect("every text is a pattern"));
+        let all = CallsArgs::default();
+        assert_eq!(outcomes(&all).len(), 4);
+        let carts = CallsArgs { method: method("shop.*"), ..all.clone() };
+        assert_eq!(outcomes(&carts), ["/shop.Cart/Get ok", "/shop.Cart/Put deadline"]);
+        let errors = CallsArgs { errors: true, ..all.clone() };
+        assert_eq!(outcomes(&errors), ["/shop.Cart/Put deadline", "/bank.Pay/Pay error"]);
+        let process = CallsArgs { pid: Some(2), errors: true, ..all };
+        assert_eq!(outcomes(&process), ["/bank.Pay/Pay error"]);
+    }
+
+    #[test]
+    fn people_get_a_line_and_machines_get_the_process_too() {
+        let text = printed(&CallsArgs::default());
+        assert!(
+            text.lines().count() == 4 && text.lines().all(|line| line.starts_with("00:00:00.001  ")),
+            "{text}"
+        );
+        let json = printed(&CallsArgs { json: true, ..CallsArgs::default() });
+        let first: serde_json::Value =
+            serde_json::from_str(json.lines().next().expect("a line")).expect("a line of JSON");
+        for (key, expected) in [
+            ("side", "client".into()),
+            ("pid", 1.into()),
+            ("service", "shop".into()),
+            ("start_ns", 1_005_000.into()),
+            ("duration_ns", 1_500.into()),
+            ("deadline_left_ns", serde_json::Value::from(-500)),
+            ("server", serde_json::Value::Null),
+        ] {
+            assert_eq!(first[key], expected, "{key}");
+        }
     }
 }

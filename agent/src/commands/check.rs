@@ -24,9 +24,8 @@ pub struct CheckArgs {
 /// A permission is missing, or nothing works here; the text says what would help.
 pub fn execute(_args: &CheckArgs, config: &Config) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    let mut say = |name: &str, text: &str| {
-        writeln!(out, "{name:<13} {text}").context("write to the standard output")
-    };
+    let mut say =
+        |name: &str, text: &str| writeln!(out, "{name:<13} {text}").context("write to the standard output");
     say("kernel", &probe::kernel_release())?;
     let btf = if probe::has_btf() {
         format!("yes, {}", probe::BTF_PATH)
@@ -53,8 +52,9 @@ pub fn execute(_args: &CheckArgs, config: &Config) -> Result<(), Failure> {
             Err(error) => say(backend.name, &format!("does not work: {}", one_line(&error)))?,
         }
     }
-    let capture = KernelCapture::start(&pipeline::capture_options(&config.capture))
-        .map_err(|error| anyhow::anyhow!("the kernel cannot be watched: {}", one_line(&format!("{error:#}"))))?;
+    let capture = KernelCapture::start(&pipeline::capture_options(&config.capture)).map_err(|error| {
+        anyhow::anyhow!("the kernel cannot be watched: {}", one_line(&format!("{error:#}")))
+    })?;
     say("chosen", &format!("{}: {}", capture.backend().name(), capture.reason()))?;
     for program in capture.programs() {
         let verified =

@@ -353,7 +353,8 @@ impl<W: Write> OneFile<'_, W> {
         let connection = summary.connection.0;
         let (client, server) = self.roles(connection, summary.client_flow);
         let holes = self.known.get(&connection).map_or(0, |known| known.holes);
-        let line = ConnectionLine { connection, client, server, holes, file: self.label.clone() };
+        let file = self.label.clone();
+        let line = ConnectionLine { connection, client, server, holes, unix_offset_ns: 0, file };
         json::write_connection(self.out, &line, summary)
     }
 

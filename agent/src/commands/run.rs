@@ -112,7 +112,8 @@ fn watch(
     readiness: &Readiness,
     stop: &Stop,
 ) -> anyhow::Result<()> {
-    let mut pipeline = Pipeline::new(limits, Identities::new("/proc", Identities::CAPACITY), MetricsListener { metrics });
+    let mut pipeline =
+        Pipeline::new(limits, Identities::new("/proc", Identities::CAPACITY), MetricsListener { metrics });
     readiness.ready(CAPTURE);
     let result = pipeline::watch(&mut capture, &mut pipeline, stop, |listener, watched| match watched {
         Watched::Counters(counters) => listener.metrics.set_kernel_counters(KernelCounters::from(counters)),

@@ -50,13 +50,11 @@ fn describe(error: &serde_saphyr::Error) -> String {
             format!("unknown value `{variant}`{}", advice(variant, expected))
         }
         other => {
-            // The text may repeat the place; what is ours stands in front of it.
             let text = other.to_string();
-            let text = text.lines().next().unwrap_or("not understood").to_owned();
-            match text.split_once(": ") {
-                Some((before, rest)) if before.starts_with("error: line ") => rest.to_owned(),
-                Some(_) | None => text,
-            }
+            let first = text.lines().next().unwrap_or("not understood");
+            // The text repeats the place, and names integers as Rust does.
+            let text = first.rsplit_once(" at line ").map_or(first, |(text, _)| text);
+            if text.starts_with("invalid u") { String::from("not a whole number") } else { text.to_owned() }
         }
     };
     format!("{place}{text}")

@@ -106,11 +106,11 @@ fn a_wrong_setting_is_answered_with_its_place_and_what_would_be_right() {
         ("limit:\n  series: 1\n", "FILE:1:1: unknown key `limit`, did you mean `limits`?"),
         ("foo: 1\n", "FILE:1:1: unknown key `foo`, possible here: http, capture, limits, log"),
         ("capture:\n  backend: fxit\n", "FILE:2:12: unknown value `fxit`, did you mean `fexit`?"),
-        ("limits:\n  series: many\n", "FILE:2:11: "),
+        ("limits:\n  series: many\n", "FILE:2:11: not a whole number"),
         ("capture:\n  ring_bytes: 16MB\n", "`16MB` is no size: write it like 65536, 64KiB, 16MiB or 1GiB"),
         ("capture:\n  ring_bytes: 100000\n", "capture.ring_bytes is 100000: it must be a power of two"),
         ("limits: {series: 0}\n", "limits.series is 0: it must be at least 1"),
-        ("http: [\n", "FILE:"),
+        ("http: [\n", "FILE:1:7: "),
     ];
     for (file, expected) in cases {
         let error = resolve(Some(file), &[], FlagLayer::default()).expect_err(file);

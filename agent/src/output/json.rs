@@ -191,6 +191,8 @@ pub struct ConnectionLine {
     pub server: Option<String>,
     /// Places where bytes miss, in both flows.
     pub holes: u64,
+    /// What to add to the core's times to get nanoseconds since the epoch: zero for a recording.
+    pub unix_offset_ns: i64,
     /// File that it comes from, where there are several.
     pub file: Option<String>,
 }
@@ -218,8 +220,8 @@ pub fn write_connection<W: Write>(
         server: line.server.as_deref(),
         http2: summary.http2,
         state: if summary.http2 { sync_name(sent.sync.max(received.sync)) } else { "not_http2" },
-        opened_ns: summary.opened.0,
-        closed_ns: summary.closed.0,
+        opened_ns: summary.opened.0.saturating_add_signed(line.unix_offset_ns),
+        closed_ns: summary.closed.0.saturating_add_signed(line.unix_offset_ns),
         calls: summary.calls,
         frames: sum(|flow| flow.frames),
         header_blocks: sum(|flow| flow.header_blocks),

@@ -1,0 +1,152 @@
+//! What an attacker puts on the wire reaches neither terminal nor log as it is, and secrets reach nothing.
+
+mod program;
+
+use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use program::run;
+
+const CANARY: &str = "s3cr3t-canary";
+
+/// An HTTP/2 frame.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut out = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    out.extend([kind, flags]);
+    out.extend(stream.to_be_bytes());
+    out.extend(payload);
+    out
+}
+
+/// A HEADERS frame of literal fields that enter no table (RFC 7541 §6.2.2).
+fn headers(flags: u8, stream: u32, fields: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        assert!(name.len() < 127 && value.len() < 127, "a length of one octet");
+        block.extend([0, name.len() as u8]);
+        block.extend(name.as_bytes());
+        block.push(value.len() as u8);
+        block.extend(*value);
+    }
+    frame(1, flags, stream, &block)
+}
+
+/// A recording of one connection, IPv4 without link layer: who sends, and what.
+fn recording(parts: &[(bool, Vec<u8>)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for field in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 262_144, 101] {
+        out.extend(field.to_le_bytes());
+    }
+    // Each sequence number of the handshake is 0, so that data begins at 1.
+    let mut next = [0_u32, 0];
+    let mut packet = |client: bool, flags: u8, data: &[u8]| {
+        let (from, to) = if client { (0, 1) } else { (1, 0) };
+        let mut tcp = Vec::new();
+        for port in if client { [40_000_u16, 50_051] } else { [50_051, 40_000] } {
+            tcp.extend(port.to_be_bytes());
+        }
+        tcp.extend(next[from].to_be_bytes());
+        tcp.extend(next[to].to_be_bytes());
+        tcp.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+        tcp.extend(data);
+        next[from] += data.len() as u32 + u32::from(flags & 2 != 0);
+        let total = 20 + tcp.len() as u16;
+        let mut ip = vec![0x45, 0];
+        ip.extend(total.to_be_bytes());
+        ip.extend([0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1 + from as u8, 10, 0, 0, 1 + to as u8]);
+        ip.extend(tcp);
+        for field in [1_700_000_000, 0, u32::from(total), u32::from(total)] {
+            out.extend(field.to_le_bytes());
+        }
+        out.extend(ip);
+    };
+    packet(true, 2, &[]);
+    packet(false, 0x12, &[]);
+    for (client, data) in parts {
+        packet(*client, 0x10, data);
+    }
+    out
+}
+
+/// One call, with something evil wherever there is room for it.
+fn hostile_recording() -> Vec<u8> {
+    let evil: &[u8] = b"/a\n\x1b[2J\x1b]0;own\x07\0\xff\xc2\x9b31m\xe2\x80\xae/b\x7f";
+    let request = headers(
+        4,
+        1,
+        &[
+            (":method", b"POST"),
+            (":scheme", b"http"),
+            (":path", evil),
+            ("content-type", b"application/grpc"),
+            ("te", b"trailers"),
+            ("authorization", CANARY.as_bytes()),
+            ("x-evil", evil),
+        ],
+    );
+    let mut client = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    client.extend(frame(4, 0, 0, &[]));
+    client.extend(request);
+    client.extend(frame(0, 1, 1, &[&[0, 0, 0, 0, 13], CANARY.as_bytes()].concat()));
+    let trailers = headers(
+        5,
+        1,
+        &[
+            (":status", b"200"),
+            ("content-type", b"application/grpc"),
+            ("grpc-status", b"13"),
+            ("grpc-message", evil),
+            ("set-cookie", CANARY.as_bytes()),
+        ],
+    );
+    let server = [frame(4, 0, 0, &[]), trailers].concat();
+    recording(&[(true, client), (false, server)])
+}
+
+fn outputs(arguments: &[&str]) -> (String, String) {
+    static FILES: AtomicU32 = AtomicU32::new(0);
+    let number = FILES.fetch_add(1, Ordering::Relaxed);
+    let name = format!("grpcscope-hostile-{}-{number}.pcap", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    fs::write(&path, hostile_recording()).expect("the temporary directory can be written to");
+    let file = path.to_str().expect("the temporary directory has a plain name");
+    let ran = run(&[&["replay"], arguments, &["-vv", file]].concat());
+    fs::remove_file(&path).expect("it is still there");
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    (ran.stdout, ran.stderr)
+}
+
+#[test]
+fn no_form_of_output_lets_control_characters_through() {
+    for arguments in [&[][..], &["--json"], &["--frames"], &["--json", "--frames"]] {
+        let (stdout, stderr) = outputs(arguments);
+        for text in [&stdout, &stderr] {
+            let hostile =
+                text.chars().find(|&c| c != '\n' && (c.is_control() || c == '\u{202e}' || c == '\u{feff}'));
+            assert_eq!(hostile, None, "{arguments:?}: {text:?}");
+        }
+        assert!(stdout.contains("/a\\n"), "{arguments:?}: the call is there: {stdout}");
+        let lines_of_calls =
+            stdout.lines().filter(|line| line.contains("INTERNAL") || line.contains(r#""call""#));
+        assert!(lines_of_calls.count() <= 1, "a line was forged: {stdout}");
+    }
+}
+
+#[test]
+fn the_json_of_a_hostile_call_reads_back_what_was_sent() {
+    let (stdout, _) = outputs(&["--json"]);
+    let call: serde_json::Value =
+        serde_json::from_str(stdout.lines().next().expect("a call")).expect("a line of JSON");
+    let method = call["method"].as_str().expect("a method");
+    assert!(method.starts_with("/a\n\x1b[2J\x1b]0;own\x07\0") && method.ends_with("/b\x7f"), "{method:?}");
+    assert_eq!((&call["outcome"], &call["status"]), (&"error".into(), &13.into()));
+}
+
+#[test]
+fn values_of_headers_and_messages_are_in_no_output_that_did_not_ask_for_frames() {
+    for arguments in [&[][..], &["--json"]] {
+        let (stdout, stderr) = outputs(arguments);
+        assert!(!stdout.contains(CANARY) && !stderr.contains(CANARY), "{arguments:?}: {stdout}{stderr}");
+    }
+    assert!(outputs(&["--frames"]).0.contains(CANARY), "--frames shows every header");
+}
