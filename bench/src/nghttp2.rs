@@ -20,15 +20,23 @@ struct Pair {
     flags: u8,
 }
 
+type New = unsafe extern "C" fn(*mut *mut c_void) -> c_int;
+type NewWithTable = unsafe extern "C" fn(*mut *mut c_void, usize) -> c_int;
+type Delete = unsafe extern "C" fn(*mut c_void);
+type ChangeTableSize = unsafe extern "C" fn(*mut c_void, usize) -> c_int;
+type Inflate = unsafe extern "C" fn(*mut c_void, *mut Pair, *mut c_int, *const u8, usize, c_int) -> isize;
+type EndHeaders = unsafe extern "C" fn(*mut c_void) -> c_int;
+type Deflate = unsafe extern "C" fn(*mut c_void, *mut u8, usize, *const Pair, usize) -> isize;
+
 struct Functions {
-    inflate_new: unsafe extern "C" fn(*mut *mut c_void) -> c_int,
-    inflate_del: unsafe extern "C" fn(*mut c_void),
-    inflate_change_table_size: unsafe extern "C" fn(*mut c_void, usize) -> c_int,
-    inflate: unsafe extern "C" fn(*mut c_void, *mut Pair, *mut c_int, *const u8, usize, c_int) -> isize,
-    inflate_end: unsafe extern "C" fn(*mut c_void) -> c_int,
-    deflate_new: unsafe extern "C" fn(*mut *mut c_void, usize) -> c_int,
-    deflate_del: unsafe extern "C" fn(*mut c_void),
-    deflate: unsafe extern "C" fn(*mut c_void, *mut u8, usize, *const Pair, usize) -> isize,
+    inflate_new: New,
+    inflate_del: Delete,
+    inflate_change_table_size: ChangeTableSize,
+    inflate: Inflate,
+    inflate_end: EndHeaders,
+    deflate_new: NewWithTable,
+    deflate_del: Delete,
+    deflate: Deflate,
 }
 
 fn functions() -> &'static Functions {
@@ -46,16 +54,20 @@ fn functions() -> &'static Functions {
         // SAFETY: the types are those of nghttp2.h, and pointers to functions have the size of those to data.
         unsafe {
             Functions {
-                inflate_new: std::mem::transmute::<*mut c_void, _>(symbol(c"nghttp2_hd_inflate_new")),
-                inflate_del: std::mem::transmute::<*mut c_void, _>(symbol(c"nghttp2_hd_inflate_del")),
-                inflate_change_table_size: std::mem::transmute::<*mut c_void, _>(symbol(
+                inflate_new: std::mem::transmute::<*mut c_void, New>(symbol(c"nghttp2_hd_inflate_new")),
+                inflate_del: std::mem::transmute::<*mut c_void, Delete>(symbol(c"nghttp2_hd_inflate_del")),
+                inflate_change_table_size: std::mem::transmute::<*mut c_void, ChangeTableSize>(symbol(
                     c"nghttp2_hd_inflate_change_table_size",
                 )),
-                inflate: std::mem::transmute::<*mut c_void, _>(symbol(c"nghttp2_hd_inflate_hd2")),
-                inflate_end: std::mem::transmute::<*mut c_void, _>(symbol(c"nghttp2_hd_inflate_end_headers")),
-                deflate_new: std::mem::transmute::<*mut c_void, _>(symbol(c"nghttp2_hd_deflate_new")),
-                deflate_del: std::mem::transmute::<*mut c_void, _>(symbol(c"nghttp2_hd_deflate_del")),
-                deflate: std::mem::transmute::<*mut c_void, _>(symbol(c"nghttp2_hd_deflate_hd")),
+                inflate: std::mem::transmute::<*mut c_void, Inflate>(symbol(c"nghttp2_hd_inflate_hd2")),
+                inflate_end: std::mem::transmute::<*mut c_void, EndHeaders>(symbol(
+                    c"nghttp2_hd_inflate_end_headers",
+                )),
+                deflate_new: std::mem::transmute::<*mut c_void, NewWithTable>(symbol(
+                    c"nghttp2_hd_deflate_new",
+                )),
+                deflate_del: std::mem::transmute::<*mut c_void, Delete>(symbol(c"nghttp2_hd_deflate_del")),
+                deflate: std::mem::transmute::<*mut c_void, Deflate>(symbol(c"nghttp2_hd_deflate_hd")),
             }
         }
     })

@@ -45,7 +45,7 @@ fn walk(coded: &[u8], mut put: impl FnMut(usize, [u8; 2])) -> Result<usize, Hpac
             put(decoded, lookup.symbols());
             decoded += lookup.count();
             used += lookup.bits();
-            window <<= lookup.bits();
+            window = lookup.shift(window);
         }
         if used == 0 {
             let (symbol, bits) = long_symbol(loaded);

@@ -28,32 +28,45 @@ pub(super) const LONGEST_BITS: u32 = 30;
 pub(super) const LOOKUP_BITS: u32 = 12;
 
 /// What the next [`LOOKUP_BITS`] bits begin with: up to two whole symbols, packed into 32 bits.
+///
+/// The length of the codes is in the lowest bits: a shift by the whole number is then a shift by that length
+/// (the processor ignores higher bits), which is a step less in the chain from one look-up to the next.
 #[derive(Clone, Copy)]
 pub(super) struct Lookup(u32);
 
 impl Lookup {
+    const fn new(symbols: [u8; 2], count: u32, bits: u32, first_bits: u32) -> Self {
+        Lookup(bits | (u16::from_le_bytes(symbols) as u32) << 8 | count << 24 | first_bits << 26)
+    }
+
     /// The symbols in the order of the string; the second is meaningless if there is only one.
     #[inline]
     pub(super) const fn symbols(self) -> [u8; 2] {
-        [self.0 as u8, (self.0 >> 8) as u8]
+        ((self.0 >> 8) as u16).to_le_bytes()
     }
 
     /// Bits of all its symbols.
     #[inline]
     pub(super) const fn bits(self) -> u32 {
-        self.0 >> 16 & 0xf
+        self.0 & 0xff
     }
 
     /// Bits of the first symbol.
     #[inline]
     pub(super) const fn first_bits(self) -> u32 {
-        self.0 >> 20 & 0xf
+        self.0 >> 26
     }
 
     /// How many symbols: zero if the first one is longer than the look-up sees.
     #[inline]
     pub(super) const fn count(self) -> usize {
-        (self.0 >> 24) as usize
+        (self.0 >> 24 & 3) as usize
+    }
+
+    /// The window without its symbols.
+    #[inline]
+    pub(super) const fn shift(self, window: u64) -> u64 {
+        window.wrapping_shl(self.0)
     }
 }
 
@@ -148,7 +161,7 @@ const fn lookups() -> [Lookup; 1 << LOOKUP_BITS] {
         if first_bits <= LOOKUP_BITS {
             let free = LOOKUP_BITS - first_bits;
             let start = codes[first] << free;
-            let one = Lookup(first as u32 | first_bits << 16 | first_bits << 20 | 1 << 24);
+            let one = Lookup::new([first as u8, 0], 1, first_bits, first_bits);
             let mut tail = 0;
             while tail < 1 << free {
                 table[(start + tail) as usize] = one;
@@ -158,13 +171,8 @@ const fn lookups() -> [Lookup; 1 << LOOKUP_BITS] {
             while second < 256 {
                 let second_bits = CODE_BITS[second] as u32;
                 if second_bits <= free {
-                    let both = Lookup(
-                        first as u32
-                            | (second as u32) << 8
-                            | (first_bits + second_bits) << 16
-                            | first_bits << 20
-                            | 2 << 24,
-                    );
+                    let both =
+                        Lookup::new([first as u8, second as u8], 2, first_bits + second_bits, first_bits);
                     let start = start + (codes[second] << (free - second_bits));
                     let mut tail = 0;
                     while tail < 1 << (free - second_bits) {
