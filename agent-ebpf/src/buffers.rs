@@ -5,7 +5,7 @@
 //! iovecs that follow it.
 
 use agent_common::counter::Counter;
-use agent_common::flow::Walk;
+use agent_common::flow::{IOVECS, Walk};
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 
 use crate::config::config;
@@ -137,26 +137,39 @@ pub unsafe fn of_message(walk: *mut Walk, message: u64, moved: u64, steps: u64) 
             }
             return one(walk, image.cast::<u64>().read_volatile() + offset - moved, moved);
         }
-        // Backwards, until what was moved before the current iovec is covered.
+        // Backwards, eight at a time, until what was moved before the current iovec is covered. What is read
+        // in front of the first iovec is not used, since the iovecs cover what was moved.
         set!(walk.want = moved - offset);
         set!(walk.found = 0);
+        set!(walk.iovec_left = 0);
         let mut step = 0;
         while step < steps {
             step += 1;
-            let entry = core::ptr::read_volatile(&raw const (*walk).iovec_next) - 16;
-            set!(walk.iovec_next = entry);
-            if read_kernel(image, 16, entry) < 0 {
+            let batch = core::ptr::read_volatile(&raw const (*walk).iovec_next) - IOVECS * 16;
+            set!(walk.iovec_next = batch);
+            if read_kernel(image, IOVECS * 16, batch) < 0 {
                 return Counter::Fault as u32;
             }
-            let len = image.cast::<u64>().add(1).read_volatile();
-            let want = core::ptr::read_volatile(&raw const (*walk).want);
-            if len >= want {
-                set!(walk.cursor = image.cast::<u64>().read_volatile() + len - want);
-                set!(walk.segment_left = want);
-                set!(walk.found = step);
+            let mut index = IOVECS;
+            while index > 0 {
+                index -= 1;
+                let entry = image.cast::<u64>().add(index as usize * 2);
+                let len = entry.add(1).read_volatile();
+                let want = core::ptr::read_volatile(&raw const (*walk).want);
+                let after = core::ptr::read_volatile(&raw const (*walk).iovec_left) + 1;
+                set!(walk.iovec_left = after);
+                if len >= want {
+                    set!(walk.cursor = entry.read_volatile() + len - want);
+                    set!(walk.segment_left = want);
+                    set!(walk.iovec_next = batch + index * 16);
+                    set!(walk.found = after);
+                    break;
+                }
+                set!(walk.want = want - len);
+            }
+            if core::ptr::read_volatile(&raw const (*walk).found) != 0 {
                 break;
             }
-            set!(walk.want = want - len);
         }
         let back = core::ptr::read_volatile(&raw const (*walk).found);
         if back == 0 {

@@ -50,7 +50,7 @@ pub struct Call {
     pub flow: u32,
     /// The message, where the hook has one; otherwise the registers are used.
     pub message: u64,
-    /// Iovecs to go back over at most.
+    /// Reads of eight iovecs to go back over at most.
     pub back_steps: u64,
 }
 
@@ -61,9 +61,15 @@ pub struct Ready {
     pub walk: *mut Walk,
     /// The flow, in the connection's storage.
     pub flow: *mut Flow,
+    /// The connection.
+    pub connection: *mut Connection,
+    /// The socket's class.
+    pub class: *mut Class,
 }
 
-const NOTHING: Ready = Ready { walk: null_mut(), flow: null_mut() };
+/// Nothing to walk.
+pub const NOTHING: Ready =
+    Ready { walk: null_mut(), flow: null_mut(), connection: null_mut(), class: null_mut() };
 
 /// The flow of a connection.
 #[inline(always)]
@@ -130,7 +136,7 @@ pub unsafe fn prepare(call: Call) -> Ready {
         let flow = flow_of(connection, call.flow);
         locate(walk, connection, flow, call);
         address(walk, connection, flow, call, task);
-        Ready { walk, flow }
+        Ready { walk, flow, connection, class }
     }
 }
 
@@ -351,17 +357,9 @@ unsafe fn address(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow,
 /// After the walk: what stopped it, and the last record of the call.
 #[inline(always)]
 pub unsafe fn finish(ready: Ready, call: Call) {
-    // SAFETY: as `prepare`; the socket's storage is looked up again, since the verifier keeps no pointers
-    // over the loop's callback.
+    // SAFETY: as `prepare`.
     unsafe {
-        let Ready { walk, flow } = ready;
-        let connection = maps::connection_of(call.sk, false);
-        let class = maps::known_class_of(call.sk);
-        if connection.is_null() || class.is_null() {
-            maps::count(Counter::Storage);
-            maps::release(walk);
-            return;
-        }
+        let Ready { walk, flow, connection, class } = ready;
         let stop = get!(walk.stop);
         let probing = get!(walk.probing) != 0;
         set!(flow.next = get!(flow.next) + call.moved);

@@ -105,10 +105,11 @@ unsafe fn resume(sk: u64, flow: u32) -> Ready {
     unsafe {
         let walk = maps::claimed(flow, bpf_get_current_pid_tgid());
         let connection = maps::connection_of(sk, false);
-        if walk.is_null() || connection.is_null() {
-            return Ready { walk: core::ptr::null_mut(), flow: core::ptr::null_mut() };
+        let class = maps::known_class_of(sk);
+        if walk.is_null() || connection.is_null() || class.is_null() {
+            return call::NOTHING;
         }
-        Ready { walk, flow: call::flow_of(connection, flow) }
+        Ready { walk, flow: call::flow_of(connection, flow), connection, class }
     }
 }
 
@@ -189,9 +190,8 @@ fn tracepoint_call(ctx: &BtfTracePointContext, flow: u32) -> Call {
 tracepoint!("sock_send_length", SENT, t_send_loop, t_send_bounded, t_send_cont, CONT_T_SEND);
 tracepoint!("sock_recv_length", RECEIVED, t_recv_loop, t_recv_bounded, t_recv_cont, CONT_T_RECV);
 
-/// Iovecs to go back over: as many as a call may have, or as the verifier of old kernels follows.
-const BACK_LOOP: u64 = 256;
-const BACK_BOUNDED: u64 = 64;
+/// Reads of eight iovecs to go back over: the 1,024 that a call may have, and the one it may end before.
+const BACK_STEPS: u64 = 130;
 
 macro_rules! exit {
     ($function:literal, $flow:expr, $ret:literal, $flags:expr, $whole:ident, $bounded:ident, $cont:ident, $array:ident) => {
@@ -203,7 +203,7 @@ macro_rules! exit {
                 let sk = socket_of(&ctx);
                 let flags: fn(&FExitContext) -> u64 = $flags;
                 if sk != 0 && matters(sk, ctx.arg($ret), $flow, flags(&ctx)) {
-                    body_loop!(exit_call(&ctx, sk, $flow, $ret, BACK_LOOP));
+                    body_loop!(exit_call(&ctx, sk, $flow, $ret, BACK_STEPS));
                 }
             }
             0
@@ -216,7 +216,7 @@ macro_rules! exit {
                 let sk = socket_of(&ctx);
                 let flags: fn(&FExitContext) -> u64 = $flags;
                 if sk != 0 && matters(sk, ctx.arg($ret), $flow, flags(&ctx)) {
-                    body_bounded!(ctx, exit_call(&ctx, sk, $flow, $ret, BACK_BOUNDED), $array);
+                    body_bounded!(ctx, exit_call(&ctx, sk, $flow, $ret, BACK_STEPS), $array);
                 }
             }
             0
@@ -228,7 +228,7 @@ macro_rules! exit {
             unsafe {
                 let sk = socket_of(&ctx);
                 if sk != 0 {
-                    body_cont!(ctx, exit_call(&ctx, sk, $flow, $ret, BACK_BOUNDED), $array);
+                    body_cont!(ctx, exit_call(&ctx, sk, $flow, $ret, BACK_STEPS), $array);
                 }
             }
             0

@@ -28,7 +28,7 @@ fn message(bytes: usize) -> Vec<u8> {
 }
 
 /// Runs each case; the last line is JSON.
-pub fn run(capture: &mut KernelCapture) -> Result<bool> {
+pub(crate) fn run(capture: &mut KernelCapture) -> Result<bool> {
     let before = std::fs::read_to_string(SWITCH).unwrap_or_default();
     std::fs::write(SWITCH, "1").with_context(|| format!("switch on {SWITCH}"))?;
     let headers = frame(1, 4, 1, &[0x82; 55]);

@@ -54,7 +54,7 @@ fn message(iovecs: &mut [libc::iovec]) -> libc::msghdr {
 }
 
 /// Sends all of `bytes` by random calls. `first` is the least that the first call sends.
-pub fn send_all(random: &mut Random, fd: i32, bytes: &[u8], first: usize) -> Result<()> {
+pub(crate) fn send_all(random: &mut Random, fd: i32, bytes: &[u8], first: usize) -> Result<()> {
     let mut copy = bytes.to_vec();
     let mut sent = 0;
     while sent < copy.len() {
@@ -89,7 +89,7 @@ pub fn send_all(random: &mut Random, fd: i32, bytes: &[u8], first: usize) -> Res
 }
 
 /// Receives exactly `expected` by random calls; with `greedy`, as much as there is.
-pub fn receive_all(random: &mut Random, fd: i32, expected: &[u8], greedy: bool) -> Result<()> {
+pub(crate) fn receive_all(random: &mut Random, fd: i32, expected: &[u8], greedy: bool) -> Result<()> {
     let mut buffer = vec![0u8; 70_000];
     let mut received = 0;
     while received < expected.len() {
@@ -131,7 +131,7 @@ pub fn receive_all(random: &mut Random, fd: i32, expected: &[u8], greedy: bool) 
 }
 
 /// Reads until the peer's end is seen.
-pub fn receive_end(fd: i32) -> Result<()> {
+pub(crate) fn receive_end(fd: i32) -> Result<()> {
     let mut byte = 0u8;
     // SAFETY: one byte of room.
     match unsafe { libc::read(fd, (&raw mut byte).cast(), 1) } {

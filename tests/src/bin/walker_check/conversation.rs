@@ -21,7 +21,7 @@ use crate::traffic::{ANCHOR_BYTES, ANCHORS, Random, Traffic};
 
 /// What the sockets are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
+pub(crate) enum Transport {
     /// TCP over IPv4.
     Tcp4,
     /// TCP over IPv6.
@@ -32,7 +32,7 @@ pub enum Transport {
 
 impl Transport {
     /// All of them.
-    pub const ALL: [Transport; 3] = [Transport::Tcp4, Transport::Tcp6, Transport::Unix];
+    pub(crate) const ALL: [Transport; 3] = [Transport::Tcp4, Transport::Tcp6, Transport::Unix];
 
     fn connect(self) -> Result<[OwnedFd; 2]> {
         let address = match self {
@@ -54,7 +54,7 @@ impl Transport {
 
 /// Everything that was captured, by thread.
 #[derive(Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     chunks: HashMap<u32, Vec<(u64, bool, Vec<u8>)>>,
     connections: HashMap<u32, u64>,
     /// By connection: ends of the flow received, orderly final ends, anything else.
@@ -65,39 +65,39 @@ pub struct Seen {
 
 /// The judgement on one or many conversations.
 #[derive(Clone, Debug, Default)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// Flows, each counted on both ends.
-    pub flows: u64,
+    pub(crate) flows: u64,
     /// Flows without any fault.
-    pub exact_flows: u64,
+    pub(crate) exact_flows: u64,
     /// Bytes moved.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Bytes shipped.
-    pub shipped: u64,
+    pub(crate) shipped: u64,
     /// Bytes that had to be shipped and were not.
-    pub missing: u64,
+    pub(crate) missing: u64,
     /// Bytes shipped that had to be left out.
-    pub extra: u64,
+    pub(crate) extra: u64,
     /// Bytes that differ from those sent, or lie outside of the flow.
-    pub wrong: u64,
+    pub(crate) wrong: u64,
     /// Chunks said to start a frame that do not.
-    pub boundaries_wrong: u64,
+    pub(crate) boundaries_wrong: u64,
     /// Ends and beginnings of connections that were not told, or not once.
-    pub closes_missing: u64,
+    pub(crate) closes_missing: u64,
     /// Records lost.
-    pub lost: u64,
+    pub(crate) lost: u64,
     /// What was told of the ends instead.
-    pub note: String,
+    pub(crate) note: String,
 }
 
 impl Verdict {
     /// No fault at all.
-    pub fn is_exact(&self) -> bool {
+    pub(crate) fn is_exact(&self) -> bool {
         self.flows > 0 && self.exact_flows == self.flows && self.closes_missing == 0 && self.lost == 0
     }
 
     /// Sums up.
-    pub fn add(&mut self, other: &Verdict) {
+    pub(crate) fn add(&mut self, other: &Verdict) {
         self.flows += other.flows;
         self.exact_flows += other.exact_flows;
         self.bytes += other.bytes;
@@ -119,7 +119,7 @@ struct Served {
 }
 
 /// One pair of sockets at work.
-pub struct Conversation {
+pub(crate) struct Conversation {
     transport: Transport,
     late: bool,
     traffic: [Arc<Traffic>; 2],
@@ -133,7 +133,7 @@ pub struct Conversation {
 impl Conversation {
     /// Starts the threads. With `late`, half of the bytes have been moved when this returns, and the rest
     /// waits for [`finish_all`]; otherwise nothing waits.
-    pub fn begin(seed: u64, transport: Transport, bytes: usize, late: bool) -> Result<Conversation> {
+    pub(crate) fn begin(seed: u64, transport: Transport, bytes: usize, late: bool) -> Result<Conversation> {
         let mut random = Random::new(seed << 8 | transport as u64);
         let sockets: Vec<Arc<OwnedFd>> = transport.connect()?.into_iter().map(Arc::new).collect();
         let mut unseen = [0; 2];
@@ -230,7 +230,7 @@ impl Conversation {
     }
 
     /// Compares what was seen with what had to be.
-    pub fn judge(&self, seen: &Seen) -> Verdict {
+    pub(crate) fn judge(&self, seen: &Seen) -> Verdict {
         let mut verdict = Verdict { lost: seen.lost, ..Verdict::default() };
         for served in &self.served {
             self.judge_flow(seen, served, &mut verdict);
@@ -320,7 +320,7 @@ fn groups(traffic: &Traffic, from: usize) -> Vec<usize> {
 }
 
 /// Lets all conversations run to their end while the ring is read, and then until it stays empty.
-pub fn finish_all(running: &mut [Conversation], capture: &mut KernelCapture) -> Result<Seen> {
+pub(crate) fn finish_all(running: &mut [Conversation], capture: &mut KernelCapture) -> Result<Seen> {
     for go in running.iter_mut().filter_map(|conversation| conversation.go.take()) {
         go.wait();
     }
