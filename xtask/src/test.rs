@@ -59,7 +59,7 @@ fn cargo(args: &[&str]) -> Cmd {
 fn clippy_of_the_kernel_side() -> Result<()> {
     cmd("cargo")
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", "--cfg=bpf_target_arch=\"x86_64\"")
+        .env("CARGO_ENCODED_RUSTFLAGS", "--cfg=bpf_target_arch=\"x86_64\"\u{1f}-Ctarget-cpu=v2")
         // A directory of its own: the environment above would make cargo rebuild what others left there.
         .env("CARGO_TARGET_DIR", repo::root().join("target/clippy-bpf"))
         .args(["clippy", "--quiet", "--release", "--package", "agent-ebpf", "--bins"])

@@ -7,9 +7,6 @@ use serde_json::{Value, json};
 use super::vm::{JobOutput, Session};
 use super::{Backend, Job};
 
-/// The exit code by which a program says that this kernel lacks what it was asked to use.
-const EXIT_REFUSED: i32 = 3;
-
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -88,11 +85,19 @@ fn verdict(output: &JobOutput, backend: Option<Backend>, version: (u32, u32)) ->
         },
         // busybox's timeout sends SIGTERM, then SIGKILL.
         143 | 137 => (Outcome::Failed, format!("ended by the time limit or a signal: {last}")),
+        // The check of the walker has said so if the programs could not be loaded and attached at all.
+        _ if backend.is_some_and(|backend| version < backend.first_kernel()) && has_error(output) => {
+            (Outcome::Refused, last)
+        }
         code => {
             let said = &output.lines[output.lines.len().saturating_sub(10)..];
             (Outcome::Failed, format!("exit code {code}: {}", said.join("\n      ")))
         }
     }
+}
+
+fn has_error(output: &JobOutput) -> bool {
+    report(output).is_some_and(|report| report["error"].is_string())
 }
 
 fn report(output: &JobOutput) -> Option<Value> {
@@ -151,10 +156,12 @@ mod tests {
 
     #[test]
     fn refusal_is_fine_only_where_the_kernel_is_too_old() {
-        let refused = ended(EXIT_REFUSED, "no sock_send_length");
+        let refused = ended(1, r#"{"ok":false,"error":"no sock_send_length"}"#);
         assert_eq!(verdict(&refused, Some(Backend::TpBtf), (5, 10)).0, Outcome::Refused);
         assert_eq!(verdict(&refused, Some(Backend::TpBtf), (6, 12)).0, Outcome::Failed);
         assert_eq!(verdict(&refused, Some(Backend::Fexit), (5, 10)).0, Outcome::Failed);
+        let wrong = ended(1, r#"{"ok":false,"wrong":3}"#);
+        assert_eq!(verdict(&wrong, Some(Backend::TpBtf), (5, 10)).0, Outcome::Failed);
     }
 
     #[test]
