@@ -253,16 +253,3 @@ impl Run {
 pub fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0)).context("find a free port")?.local_addr()?.port())
 }
-
-/// What must be added to monotonic time to get the wall clock.
-#[must_use]
-pub fn wall_clock_offset_ns() -> u64 {
-    let read = |clock| {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `time` is valid for writes for the whole call.
-        let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
-        assert_eq!(result, 0, "both clocks exist on every Linux");
-        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-    };
-    read(libc::CLOCK_REALTIME).saturating_sub(read(libc::CLOCK_MONOTONIC))
-}

@@ -102,14 +102,13 @@ impl Comparison {
     }
 }
 
-/// Matches the calls of the truth with the observed ones. `clock_offset_ns` is what must be added to observed
-/// times to get the wall clock.
+/// Matches the calls of the truth with the observed ones.
 #[must_use]
-pub fn compare(truths: &[Truth], observed: &[Call], joined: Joined, clock_offset_ns: u64) -> Comparison {
+pub fn compare(truths: &[Truth], observed: &[Call], joined: Joined) -> Comparison {
     let fits: Vec<Vec<usize>> = truths
         .iter()
         .map(|truth| {
-            let fit = |call: &Call| misfits(truth, call, joined, clock_offset_ns).is_empty();
+            let fit = |call: &Call| misfits(truth, call, joined).is_empty();
             (0..observed.len()).filter(|&index| fit(&observed[index])).collect()
         })
         .collect();
@@ -141,8 +140,7 @@ pub fn compare(truths: &[Truth], observed: &[Call], joined: Joined, clock_offset
     comparison.without_method = count(|call| call.method.is_none());
     comparison.without_type = count(|call| call.call_type == "unknown");
     comparison.deadlines = count(|call| call.outcome == "deadline");
-    comparison.missing =
-        unmatched.into_iter().map(|index| explain(&truths[index], &left, joined, clock_offset_ns)).collect();
+    comparison.missing = unmatched.into_iter().map(|index| explain(&truths[index], &left, joined)).collect();
     comparison.invented = left.iter().map(|call| format!("{call:?}")).collect();
     comparison
 }
@@ -206,7 +204,7 @@ fn name(made: &ClientCall) -> &str {
 
 /// Everything in which an observed call differs from the truth; empty if it fits.
 #[must_use]
-pub fn misfits(truth: &Truth, seen: &Call, joined: Joined, clock_offset_ns: u64) -> Vec<String> {
+pub fn misfits(truth: &Truth, seen: &Call, joined: Joined) -> Vec<String> {
     let late = joined == Joined::Late;
     let made = &truth.made;
     let mut misfits = Vec::new();
@@ -223,7 +221,7 @@ pub fn misfits(truth: &Truth, seen: &Call, joined: Joined, clock_offset_ns: u64)
     }
 
     let given_up = was_given_up(truth);
-    let start = seen.start_ns.saturating_add(clock_offset_ns);
+    let start = seen.start_ns;
     let end = start.saturating_add(seen.duration_ns.unwrap_or(0));
     check(start + CLOCK_SLACK_NS >= made.t0_ns, &|| format!("starts {} ns early", made.t0_ns - start));
     if !given_up {
@@ -359,12 +357,12 @@ fn response_messages(truth: &Truth) -> Expected {
     }
 }
 
-fn explain(truth: &Truth, left: &[&Call], joined: Joined, clock_offset_ns: u64) -> String {
+fn explain(truth: &Truth, left: &[&Call], joined: Joined) -> String {
     let made = &truth.made;
     let nearest = left
         .iter()
         .filter(|call| call.method.as_deref() == Some(&made.method) || call.method.is_none())
-        .map(|call| misfits(truth, call, joined, clock_offset_ns))
+        .map(|call| misfits(truth, call, joined))
         .min_by_key(Vec::len);
     match nearest {
         Some(misfits) => {

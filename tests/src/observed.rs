@@ -31,7 +31,7 @@ pub struct Call {
     pub call_type: String,
     /// `grpc-timeout` as sent.
     pub timeout_ns: Option<u64>,
-    /// When the request was seen: monotonic time, or the wall clock in a recording.
+    /// When the request was seen, in nanoseconds since the epoch.
     pub start_ns: u64,
     /// How long the call took.
     pub duration_ns: Option<u64>,

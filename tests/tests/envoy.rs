@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use tests::agent::{Kernel, Watch, free_port, wall_clock_offset_ns};
+use tests::agent::{Kernel, Watch, free_port};
 use tests::apps::{Address, Client, Implementation, PATIENCE, Pace, Server};
 use tests::compare::{Joined, certainly_sent, compare, join};
 use tests::process::Process;
@@ -34,7 +34,6 @@ fn check(kernel: &Kernel) -> anyhow::Result<()> {
     let pid = client.pid();
     let truths = join(client.finish()?, &server.truth()?);
 
-    let offset = wall_clock_offset_ns();
     let in_envoy = watch.calls_of(envoy.pid(), 2 * certainly_sent(&truths))?;
     let (downstream, upstream): (Vec<_>, Vec<_>) =
         in_envoy.into_iter().partition(|call| call.side == "server");
@@ -45,7 +44,7 @@ fn check(kernel: &Kernel) -> anyhow::Result<()> {
         ("the server", watch.calls_of(server.pid(), certainly_sent(&truths))?),
     ];
     for (place, seen) in places {
-        let result = compare(&truths, &seen, Joined::FromTheStart, offset);
+        let result = compare(&truths, &seen, Joined::FromTheStart);
         result.check(place)?;
         eprintln!("{place}: {} match", result.matched);
     }

@@ -1,7 +1,7 @@
 //! The agent is started while the connections are in use: what it says of the later calls is right or unknown,
 //! never wrong, and no call is missing or seen twice.
 
-use tests::agent::{Kernel, Watch, wall_clock_offset_ns};
+use tests::agent::{Kernel, Watch};
 use tests::apps::{Client, Implementation, Pace, Server};
 use tests::compare::{Joined, certainly_sent, compare, join};
 use tests::{plan, provision, workspace};
@@ -15,7 +15,6 @@ fn a_connection_joined_in_the_middle_is_right_or_unknown_and_never_wrong() {
     }
     let Some(kernel) = Kernel::take(TEST) else { return };
     let folder = workspace::scratch(TEST).unwrap();
-    let offset = wall_clock_offset_ns();
     let others = [Implementation::Go, Implementation::Tonic, Implementation::Python, Implementation::Node];
     let pairs = Implementation::ALL
         .into_iter()
@@ -48,7 +47,7 @@ fn a_connection_joined_in_the_middle_is_right_or_unknown_and_never_wrong() {
         assert_eq!(truths.len(), 200, "{name}: the second half");
         for (side, pid) in [("client", pid), ("server", server.pid())] {
             let seen = watch.calls_of(pid, certainly_sent(&truths)).unwrap();
-            let result = compare(&truths, &seen, Joined::Late, offset);
+            let result = compare(&truths, &seen, Joined::Late);
             result.check(&format!("{name}, {side}")).unwrap_or_else(|error| panic!("{error:#}"));
             eprintln!(
                 "{name}, {side}: {} match, {} of them without a method",

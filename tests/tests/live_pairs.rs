@@ -3,7 +3,7 @@
 //!
 //! Minimum kernel: that of grpcscope (`grpcscope check`).
 
-use tests::agent::{Kernel, Watch, wall_clock_offset_ns};
+use tests::agent::{Kernel, Watch};
 use tests::apps::{Client, Implementation, Pace, Server};
 use tests::compare::{Joined, certainly_sent, compare, join};
 use tests::{plan, provision, workspace};
@@ -47,7 +47,6 @@ fn pairs(test: &str, client: Implementation) {
 }
 
 fn pair(watch: &mut Watch, test: &str, client: Implementation, server: Implementation) -> anyhow::Result<()> {
-    let offset = wall_clock_offset_ns();
     for (index, (calls, concurrency)) in CLIENTS.into_iter().enumerate() {
         let name = format!("{client} to {server}, {concurrency} at once");
         let folder = workspace::scratch(&format!("{test}/{server}-{concurrency}"))?;
@@ -60,7 +59,7 @@ fn pair(watch: &mut Watch, test: &str, client: Implementation, server: Implement
         let truths = join(running.finish()?, &server.truth()?);
         for (side, pid) in [("client", pid), ("server", server.pid())] {
             let seen = watch.calls_of(pid, certainly_sent(&truths))?;
-            let result = compare(&truths, &seen, Joined::FromTheStart, offset);
+            let result = compare(&truths, &seen, Joined::FromTheStart);
             result.check(&format!("{name}, {side}"))?;
             assert_sides(&seen, side);
             anyhow::ensure!(result.deadlines > 0, "{name}, {side}: no deadline was seen");

@@ -1,6 +1,6 @@
 //! The same over Unix sockets.
 
-use tests::agent::{Kernel, Watch, wall_clock_offset_ns};
+use tests::agent::{Kernel, Watch};
 use tests::apps::{Client, Implementation, Pace, Server};
 use tests::compare::{Joined, certainly_sent, compare, join};
 use tests::{plan, provision, workspace};
@@ -15,7 +15,6 @@ fn calls_over_unix_sockets_are_seen_on_both_sides() {
     let Some(kernel) = Kernel::take(TEST) else { return };
     let folder = workspace::scratch(TEST).unwrap();
     let mut watch = Watch::start(&kernel, &folder).unwrap();
-    let offset = wall_clock_offset_ns();
     let others = [Implementation::Node, Implementation::Go, Implementation::Tonic, Implementation::Python];
     for (client, server) in Implementation::ALL.into_iter().zip(others) {
         let name = format!("{client} to {server} over a Unix socket");
@@ -29,7 +28,7 @@ fn calls_over_unix_sockets_are_seen_on_both_sides() {
         let truths = join(client.finish().unwrap(), &server.truth().unwrap());
         for (side, pid) in [("client", pid), ("server", server.pid())] {
             let seen = watch.calls_of(pid, certainly_sent(&truths)).unwrap();
-            let result = compare(&truths, &seen, Joined::FromTheStart, offset);
+            let result = compare(&truths, &seen, Joined::FromTheStart);
             result.check(&format!("{name}, {side}")).unwrap_or_else(|error| panic!("{error:#}"));
             eprintln!("{name}, {side}: {} match", result.matched);
         }

@@ -61,7 +61,7 @@ fn check(name: &str, truths: &[Truth], recording: &Path, joined: Joined) -> anyh
             calls.push(*call);
         }
     }
-    let result = compare(truths, &calls, joined, 0);
+    let result = compare(truths, &calls, joined);
     println!(
         "{name}: {} match, {} deadlines, {} without a method, {} without a type, {} never sent",
         result.matched, result.deadlines, result.without_method, result.without_type, result.never_sent

@@ -59,7 +59,7 @@ fn handled(sent: u64) -> ServerCall {
 }
 
 fn run(truths: &[Truth], calls: &[Call]) -> Comparison {
-    compare(truths, calls, Joined::FromTheStart, 0)
+    compare(truths, calls, Joined::FromTheStart)
 }
 
 fn truth(made: ClientCall) -> Truth {
@@ -161,7 +161,7 @@ fn unknown_fits_only_the_late_and_wrong_fits_nobody() {
     call.status = None;
     call.status_source = "unknown".into();
     call.outcome = "unknown".into();
-    let missing = |call: &Call, joined| compare(&truths, std::slice::from_ref(call), joined, 0).missing.len();
+    let missing = |call: &Call, joined| compare(&truths, std::slice::from_ref(call), joined).missing.len();
     assert_eq!(missing(&call, Joined::FromTheStart), 1);
     assert_eq!(missing(&call, Joined::Late), 0);
     call.status = Some(13);
