@@ -130,9 +130,10 @@ fn d5_a_reset_before_the_deadline_is_a_cancellation() {
 #[test]
 fn d5_shortly_before_the_deadline_nobody_can_tell() {
     for (after_ms, expected) in [
-        (30, Outcome::Cancelled),
-        (40, Outcome::Unknown),
-        (46, Outcome::Deadline),
+        (29, Outcome::Cancelled),
+        (31, Outcome::Unknown),
+        (39, Outcome::Unknown),
+        (40, Outcome::Deadline),
         (49, Outcome::Deadline),
         (500, Outcome::Deadline),
     ] {

@@ -67,7 +67,25 @@ fn program() -> anyhow::Result<PathBuf> {
         anyhow::ensure!(path.is_file(), "GRPCSCOPE_BIN={} is no file", path.display());
         return Ok(path);
     }
-    built_here("grpcscope").context("grpcscope is not built: run `cargo build -p agent`")
+    let program = built_here("grpcscope").context("grpcscope is not built: run `cargo build -p agent`")?;
+    check_is_fresh(&program)?;
+    Ok(program)
+}
+
+/// `cargo test -p tests` does not build the program, so an old one may lie there. Cargo writes down beside it
+/// what it was made from.
+fn check_is_fresh(program: &Path) -> anyhow::Result<()> {
+    let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified());
+    let built = modified(program).with_context(|| format!("look at {}", program.display()))?;
+    let sources = std::fs::read_to_string(program.with_extension("d")).unwrap_or_default();
+    let newer = sources
+        .split_whitespace()
+        .skip(1)
+        .find(|path| modified(Path::new(path)).is_ok_and(|time| time > built));
+    match newer {
+        Some(path) => bail!("{} is older than {path}: run `cargo build -p agent`", program.display()),
+        None => Ok(()),
+    }
 }
 
 fn lock() -> anyhow::Result<File> {

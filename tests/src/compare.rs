@@ -14,7 +14,7 @@
 //! * A busy client writes its request later than it computed the timeout that it carries (measured: grpc-js gave
 //!   up 39 ms after it had written `50m`), and a busy server reads it later still. Where less than the timeout,
 //!   but for a small tolerance, passes between the request and its end, the observer cannot know that this was
-//!   the deadline, so `cancelled` fits there.
+//!   the deadline, so `cancelled` and `unknown` fit there.
 //! * To one that joined late, fields may be unknown, never wrong.
 
 use std::collections::BTreeMap;
@@ -140,8 +140,7 @@ pub fn compare(truths: &[Truth], observed: &[Call], joined: Joined) -> Compariso
     comparison.without_method = count(|call| call.method.is_none());
     comparison.without_type = count(|call| call.call_type == "unknown");
     comparison.deadlines = count(|call| call.outcome == "deadline");
-    comparison.missing =
-        unmatched.into_iter().map(|index| explain(&truths[index], &left, joined)).collect();
+    comparison.missing = unmatched.into_iter().map(|index| explain(&truths[index], &left, joined)).collect();
     comparison.invented = left.iter().map(|call| format!("{call:?}")).collect();
     comparison
 }
@@ -254,8 +253,11 @@ pub fn misfits(truth: &Truth, seen: &Call, joined: Joined) -> Vec<String> {
     } else {
         "deadline"
     };
-    let seen_as_cancel = outcome == "deadline" && given_up && seen.outcome == "cancelled";
-    let seen_as_cancel = seen_as_cancel && (passed_too_little(seen) || late && seen.timeout_ns.is_none());
+    let undecidable = passed_too_little(seen) || late && seen.timeout_ns.is_none();
+    let seen_as_cancel = outcome == "deadline"
+        && given_up
+        && undecidable
+        && matches!(seen.outcome.as_str(), "cancelled" | "unknown");
     check(seen.outcome == outcome || seen_as_cancel || unknown_fits(&seen.outcome), &|| {
         format!("outcome {}, not {outcome}", seen.outcome)
     });

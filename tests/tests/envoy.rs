@@ -28,7 +28,10 @@ fn check(kernel: &Kernel) -> anyhow::Result<()> {
     let Address::Port(server_port) = server.address else { anyhow::bail!("the server listens on no port") };
     let (envoy, port) = start_envoy(&folder, server_port)?;
 
-    let calls = plan::mixed(300, 21);
+    // At a deadline, Envoy turns the server's reset into a status of its own, or forwards the client's, whichever
+    // comes first; what the client's application says is then not what it was sent.
+    let mut calls = plan::mixed(300, 21);
+    calls.retain(|call| call.timeout_ms != Some(plan::SHORT_DEADLINE_MS));
     let client =
         Client::start(Implementation::Python, &Address::Port(port), &folder, "1", &calls, Pace::at_once(10))?;
     let pid = client.pid();
