@@ -30,7 +30,8 @@ fn key(call: &Value) -> String {
 fn replay_tells_of_the_shipped_recording_what_its_processes_wrote_down() {
     let mut balance: BTreeMap<String, i32> = BTreeMap::new();
     let mut made = 0;
-    let truth = File::open(root().join("proto/recordings/demo.truth.jsonl.gz")).expect("the truth is in the repository");
+    let truth = File::open(root().join("proto/recordings/demo.truth.jsonl.gz"))
+        .expect("the truth is in the repository");
     for line in BufReader::new(GzDecoder::new(truth)).lines() {
         let call: Value = serde_json::from_str(&line.expect("a line of text")).expect("a line is an object");
         *balance.entry(key(&call)).or_default() += 1;
