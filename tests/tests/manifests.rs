@@ -76,7 +76,7 @@ fn the_daemonset_asks_for_four_capabilities_and_no_more_rights() {
     ] {
         assert_eq!(text.matches(needed).count(), 1, "{needed}");
     }
-    for refused in ["hostNetwork: true", "privileged: true", "SYS_ADMIN", "NET_ADMIN"] {
+    for refused in ["hostNetwork: true", "privileged: true", "SYS_ADMIN", "NET_ADMIN", "hostPath"] {
         assert!(!text.contains(refused), "{refused}");
     }
 }
