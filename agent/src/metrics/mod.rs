@@ -172,4 +172,6 @@ impl Collector for Sources {
 }
 
 #[cfg(test)]
+pub(crate) mod strict;
+#[cfg(test)]
 mod tests;
