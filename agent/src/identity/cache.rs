@@ -60,9 +60,11 @@ impl Identities {
             if let Some(identity) = known {
                 return identity;
             }
-            if let Some(identity) = process::identity(&self.proc_root, pid, &stat) {
+            if let Some((identity, is_final)) = process::identity(&self.proc_root, pid, &stat) {
                 let identity = Arc::new(identity);
-                self.insert(pid, &identity, now);
+                if is_final {
+                    self.insert(pid, &identity, now);
+                }
                 return identity;
             }
         }

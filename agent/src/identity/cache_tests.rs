@@ -81,6 +81,17 @@ fn a_process_that_is_gone_is_known_for_a_moment_and_then_by_the_kernels_name() {
 }
 
 #[test]
+fn a_process_in_the_middle_of_execve_is_read_again() {
+    let proc = Proc::new();
+    let identities = Identities::new(&proc.0, 10);
+    proc.process(7, 100, "cart", "");
+    assert_eq!(identities.identify(7, "").service_name, "cart");
+    assert!(identities.is_empty());
+    proc.process(7, 100, "cart", "/srv/cart-server\0");
+    assert_eq!(identities.identify(7, "").service_name, "cart-server");
+}
+
+#[test]
 fn a_process_that_was_never_there_is_unknown() {
     let proc = Proc::new();
     let identity = Identities::new(&proc.0, 10).identify(9, "");
@@ -111,10 +122,11 @@ fn a_real_process_is_read_from_the_real_proc() {
         .spawn()
         .expect("sleep runs");
     let identities = Identities::new("/proc", 10);
-    // Between fork and execve the child is still this program.
+    // Until execve is done, the child has another name, or no environment yet; that must not stay.
+    let deadline = Instant::now() + Duration::from_secs(60);
     let identity = loop {
         let identity = identities.identify(child.id(), "");
-        if identity.comm == "sleep" {
+        if identity.name_source == NameSource::Environment || Instant::now() > deadline {
             break identity;
         }
         std::thread::yield_now();

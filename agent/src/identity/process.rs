@@ -67,8 +67,10 @@ fn parse_stat(text: &str) -> Option<Stat> {
 }
 
 /// Reads everything about a process. `None` if it ended or called execve meanwhile, so that what was read
-/// may be of two programs.
-pub(super) fn identity(proc_root: &Path, pid: u32, before: &Stat) -> Option<Identity> {
+/// may be of two programs. The flag says that this is final: in the middle of execve the name is already the
+/// new one while command line and environment are still empty (the kernel gives both only when both are set,
+/// `mm->env_end`, so the command line is read first).
+pub(super) fn identity(proc_root: &Path, pid: u32, before: &Stat) -> Option<(Identity, bool)> {
     let folder = proc_root.join(pid.to_string());
     let executable = fs::read_link(folder.join("exe")).ok().map(|path| {
         let path = path.to_string_lossy().into_owned();
@@ -76,9 +78,9 @@ pub(super) fn identity(proc_root: &Path, pid: u32, before: &Stat) -> Option<Iden
     });
     let text = |name| read(&folder.join(name)).unwrap_or_default();
     let container = Container::parse(&String::from_utf8_lossy(&text("cgroup")));
-    let (service_name, name_source) =
-        name(&text("environ"), &text("cmdline"), executable.as_deref(), &before.comm);
-    (stat(proc_root, pid)? == *before).then(|| Identity {
+    let cmdline = text("cmdline");
+    let (service_name, name_source) = name(&text("environ"), &cmdline, executable.as_deref(), &before.comm);
+    let identity = Identity {
         pid,
         start_ticks: Some(before.start_ticks),
         comm: before.comm.clone(),
@@ -86,7 +88,8 @@ pub(super) fn identity(proc_root: &Path, pid: u32, before: &Stat) -> Option<Iden
         container,
         service_name,
         name_source,
-    })
+    };
+    (stat(proc_root, pid)? == *before).then_some((identity, !cmdline.is_empty()))
 }
 
 fn name(environ: &[u8], cmdline: &[u8], executable: Option<&str>, comm: &str) -> (String, NameSource) {

@@ -73,17 +73,8 @@ impl Family {
     }
 }
 
-/// Labels that say which workload a series belongs to. `container_id` is off by default.
-const DURATION_SERVER: &[&str] = &[
-    "rpc_system_name",
-    "rpc_method",
-    "rpc_response_status_code",
-    "error_type",
-    "service_name",
-    "container_id",
-];
-/// The same with the peer's address, which is off by default.
-const DURATION_CLIENT: &[&str] = &[
+/// Labels of a duration. `container_id` and the server's address are off by default.
+const DURATION: &[&str] = &[
     "rpc_system_name",
     "rpc_method",
     "rpc_response_status_code",
@@ -129,9 +120,9 @@ macro_rules! workload_labels {
 }
 
 families! {
-    SERVER_DURATION = Histogram "rpc_server_call_duration_seconds" in "seconds", DURATION_SERVER,
+    SERVER_DURATION = Histogram "rpc_server_call_duration_seconds" in "seconds", DURATION,
         "Duration of calls that the workload served, from the request's headers to the call's end.";
-    CLIENT_DURATION = Histogram "rpc_client_call_duration_seconds" in "seconds", DURATION_CLIENT,
+    CLIENT_DURATION = Histogram "rpc_client_call_duration_seconds" in "seconds", DURATION,
         "Duration of calls that the workload made, from the request's headers to the call's end; a retry is a call of its own.";
 
     SERVER_STARTED = Counter "grpc_server_call_started_total", A66_METHOD,
