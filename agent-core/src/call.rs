@@ -125,13 +125,8 @@ impl Stream {
 
     /// The request's header block could not be read.
     pub(crate) fn handle_unreadable_request(&mut self, thread: u32, time: Timestamp) {
-        self.request = Some(Request {
-            method: None,
-            timeout: Timeout::Unknown,
-            previous_attempts: None,
-            time,
-            thread,
-        });
+        self.request =
+            Some(Request { method: None, timeout: Timeout::Unknown, previous_attempts: None, time, thread });
     }
 
     /// A header block from the server is complete: response headers, or trailers.
@@ -139,7 +134,8 @@ impl Stream {
         if block.http_status.is_some_and(|status| status < 200) && !end_stream {
             return;
         }
-        if self.protocol == Protocol::Unknown && (block.has_grpc_field || block.protocol == Some(Protocol::Grpc))
+        if self.protocol == Protocol::Unknown
+            && (block.has_grpc_field || block.protocol == Some(Protocol::Grpc))
         {
             self.protocol = Protocol::Grpc;
         }
@@ -327,7 +323,8 @@ impl Stream {
         // everything else that is worth a thought (checklist G3, H11).
         let client = &self.client.messages;
         let server = &self.server.messages;
-        let tiles = |messages: &MessageCounter| messages.messages().count == 0 && messages.is_between_messages();
+        let tiles =
+            |messages: &MessageCounter| messages.messages().count == 0 && messages.is_between_messages();
         if (client.looks_like_grpc() && (server.looks_like_grpc() || tiles(server)))
             || (server.looks_like_grpc() && tiles(client))
         {
@@ -361,7 +358,9 @@ impl Stream {
             None => observed.call_type(&mut Shape::default()),
         };
         // A mere give-up has no time of its own.
-        let ended = self.end.filter(|end| end.outcome != Outcome::Unknown || self.server.ended || end.rst_code.is_some());
+        let ended = self
+            .end
+            .filter(|end| end.outcome != Outcome::Unknown || self.server.ended || end.rst_code.is_some());
         Call {
             connection,
             stream,
@@ -498,8 +497,7 @@ impl Observed {
     fn call_type(&self, shape: &mut Shape) -> CallType {
         shape.streams_requests |= self.request.count > 1;
         shape.streams_responses |= self.response.count > 1;
-        let complete =
-            self.request.exact && self.response.exact && self.request_ended && self.response_ended;
+        let complete = self.request.exact && self.response.exact && self.request_ended && self.response_ended;
         let one_each = complete && self.request.count == 1 && self.response.count == 1;
         match (shape.streams_requests, shape.streams_responses) {
             (true, true) => CallType::Bidi,

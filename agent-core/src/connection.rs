@@ -13,7 +13,8 @@ use crate::http2::settings;
 use crate::input::{Chunk, ConnectionId, Flow, Timestamp};
 use crate::methods::Shapes;
 use crate::observation::{
-    Anomaly, ConnectionStatus, ConnectionSummary, Exchange, FlowSummary, FrameSeen, Observation, Protocol, Sync,
+    Anomaly, ConnectionStatus, ConnectionSummary, Exchange, FlowSummary, FrameSeen, Observation, Protocol,
+    Sync,
 };
 use crate::observer::{Shared, Timer};
 use crate::unseen::UnseenStreams;
@@ -490,10 +491,8 @@ impl Connection {
         let state = &mut self.flows[index(chunk.flow)];
         state.header_blocks += 1;
         let mut block = HeaderBlock::new(shared.trace_frames);
-        let list_limits = ListLimits {
-            bytes: shared.limits.header_list_bytes,
-            fields: shared.limits.header_list_fields,
-        };
+        let list_limits =
+            ListLimits { bytes: shared.limits.header_list_bytes, fields: shared.limits.header_list_fields };
         let methods = &mut shared.methods;
         let decoded = fragments.map(|fragments| {
             let trace = shared.trace_frames;
@@ -561,7 +560,9 @@ impl Connection {
             self.anomaly(id, "grpc_status_repeated", chunk, shared);
         }
         match peer {
-            Peer::Client if block.is_request => self.handle_request(id, Some(block), end_stream, chunk, shared),
+            Peer::Client if block.is_request => {
+                self.handle_request(id, Some(block), end_stream, chunk, shared)
+            }
             Peer::Client => {
                 if end_stream && let Some(stream) = self.stream_if_followed(id, chunk.time, shared) {
                     stream.handle_end_of_request();

@@ -32,7 +32,10 @@ fn a_unary_call_is_reported_once_with_all_that_is_known() {
     assert_eq!(call.method.as_deref(), Some(METHOD));
     assert_eq!(call.call_type, CallType::Unary);
     assert_eq!(call.timeout, Timeout::Ns(5_000_000_000));
-    assert_eq!((call.outcome, call.status, call.status_source), (Outcome::Ok, Some(0), StatusSource::Trailer));
+    assert_eq!(
+        (call.outcome, call.status, call.status_source),
+        (Outcome::Ok, Some(0), StatusSource::Trailer)
+    );
     assert_eq!(call.ended_by, Some(EndedBy::Server));
     assert_eq!(call.request, Messages { count: 1, bytes: 10, exact: true });
     assert_eq!(call.response, Messages { count: 1, bytes: 20, exact: true });
@@ -218,7 +221,10 @@ fn g7_a_response_that_is_not_grpc_is_mapped_from_its_http_status() {
     scenario.send(SERVER, &headers(1, 0, &[(":status", "503"), ("content-type", "text/plain")]));
     scenario.send(SERVER, &data(1, END_STREAM, b"no healthy upstream"));
     let call = scenario.only_call();
-    assert_eq!((call.outcome, call.status, call.status_source), (Outcome::Error, Some(14), StatusSource::Http));
+    assert_eq!(
+        (call.outcome, call.status, call.status_source),
+        (Outcome::Error, Some(14), StatusSource::Http)
+    );
     assert_eq!(call.http_status, Some(503));
 }
 
@@ -397,7 +403,10 @@ fn c7_a_hole_inside_data_changes_nothing() {
     let body = data(1, 0, &message(1_000));
     scenario.send(SERVER, &body[..14]).lose(SERVER, 1_000).send(SERVER, &trailers(1, "0"));
     let call = scenario.only_call();
-    assert_eq!((call.outcome, call.response), (Outcome::Ok, Messages { count: 1, bytes: 1_000, exact: true }));
+    assert_eq!(
+        (call.outcome, call.response),
+        (Outcome::Ok, Messages { count: 1, bytes: 1_000, exact: true })
+    );
     assert_eq!(call.call_type, CallType::Unary);
 }
 
@@ -464,9 +473,10 @@ fn c6_other_protocols_are_not_taken_for_http2() {
         for mut scenario in [Scenario::new(), Scenario::joined_late()] {
             scenario.send(CLIENT, bytes).send(SERVER, bytes).send(CLIENT, bytes).finish();
             assert!(scenario.calls().is_empty());
-            let recognised = scenario.seen.iter().any(
-                |fact| matches!(fact, Observation::ConnectionEnded(summary) if summary.http2),
-            );
+            let recognised = scenario
+                .seen
+                .iter()
+                .any(|fact| matches!(fact, Observation::ConnectionEnded(summary) if summary.http2));
             assert!(!recognised);
         }
     }

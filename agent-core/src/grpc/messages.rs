@@ -51,7 +51,8 @@ impl MessageCounter {
                     }
                 }
                 State::Prefix { have: 0, .. } if bytes.len() >= PREFIX_LEN => {
-                    let Some(([flags, l0, l1, l2, l3], rest)) = bytes.split_first_chunk::<PREFIX_LEN>() else {
+                    let Some(([flags, l0, l1, l2, l3], rest)) = bytes.split_first_chunk::<PREFIX_LEN>()
+                    else {
                         return;
                     };
                     self.well_formed &= *flags <= 1;

@@ -93,9 +93,15 @@ mod tests {
 
     #[test]
     fn g8_rst_codes_map_as_the_specification_says() {
-        for (rst, grpc) in
-            [(0, Some(13)), (7, Some(14)), (8, Some(1)), (0xb, Some(8)), (0xc, Some(7)), (5, None), (99, None)]
-        {
+        for (rst, grpc) in [
+            (0, Some(13)),
+            (7, Some(14)),
+            (8, Some(1)),
+            (0xb, Some(8)),
+            (0xc, Some(7)),
+            (5, None),
+            (99, None),
+        ] {
             assert_eq!(from_rst(rst), grpc, "{rst}");
         }
     }

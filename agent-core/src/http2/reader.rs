@@ -353,7 +353,9 @@ impl FrameReader {
                 let rest = remaining - len as u32;
                 let (hole, padding) = match padding {
                     Padding::LengthNext => (len - 1, Padding::Unknown),
-                    Padding::Octets(octets) => (len.min(u64::from(remaining.saturating_sub(octets))), padding),
+                    Padding::Octets(octets) => {
+                        (len.min(u64::from(remaining.saturating_sub(octets))), padding)
+                    }
                     Padding::Unknown => (len, padding),
                 };
                 self.state = State::Data { header, remaining: rest, padding };
@@ -453,10 +455,7 @@ mod tests {
         );
         let single: Vec<Piece<'_>> = bytes.chunks(1).map(Piece::Bytes).collect();
         let cut = read(&mut FrameReader::at_start(LIMIT), &single);
-        let joined: Vec<String> = cut
-            .into_iter()
-            .filter(|line| !line.starts_with("data ["))
-            .collect();
+        let joined: Vec<String> = cut.into_iter().filter(|line| !line.starts_with("data [")).collect();
         let expected: Vec<String> = whole.into_iter().filter(|line| !line.starts_with("data [")).collect();
         assert_eq!(joined, expected);
     }
@@ -467,10 +466,7 @@ mod tests {
         let next = frame(WINDOW_UPDATE, 0, 3, &[0, 0, 0, 1]);
         let mut reader = FrameReader::at_start(LIMIT);
         read(&mut reader, &[Piece::Bytes(&frame(SETTINGS, 0, 0, &[]))]);
-        let said = read(
-            &mut reader,
-            &[Piece::Bytes(&bytes[..12]), Piece::Hole(97), Piece::Bytes(&next)],
-        );
+        let said = read(&mut reader, &[Piece::Bytes(&bytes[..12]), Piece::Hole(97), Piece::Bytes(&next)]);
         assert_eq!(
             said,
             ["data start 3 of 100", "data [7, 7, 7]", "data hole 97", "data end", "frame 8 3 [0, 0, 0, 1]"]

@@ -6,7 +6,9 @@ pub(crate) const HEADER_TABLE_SIZE: u16 = 0x1;
 /// Identifier and value, in order; a last incomplete entry is left out.
 pub(crate) fn entries(payload: &[u8]) -> impl Iterator<Item = (u16, u32)> + '_ {
     payload.chunks_exact(6).filter_map(|entry| match *entry {
-        [i0, i1, v0, v1, v2, v3] => Some((u16::from_be_bytes([i0, i1]), u32::from_be_bytes([v0, v1, v2, v3]))),
+        [i0, i1, v0, v1, v2, v3] => {
+            Some((u16::from_be_bytes([i0, i1]), u32::from_be_bytes([v0, v1, v2, v3])))
+        }
         _ => None,
     })
 }
