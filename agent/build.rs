@@ -26,9 +26,12 @@ fn build() -> Result<(), String> {
     let (cargo, rustc, out) = (variable("CARGO")?, variable("RUSTC")?, PathBuf::from(variable("OUT_DIR")?));
     let arch = variable("CARGO_CFG_TARGET_ARCH")?;
 
-    let linker = Command::new("bpf-linker").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let linker =
+        Command::new("bpf-linker").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !linker.is_ok_and(|status| status.success()) {
-        return Err("bpf-linker is not installed, and the kernel programs need it: run `cargo xtask setup`".into());
+        return Err(
+            "bpf-linker is not installed, and the kernel programs need it: run `cargo xtask setup`".into()
+        );
     }
     let sysroot = Command::new(&rustc)
         .args(["--print", "sysroot"])
@@ -36,7 +39,9 @@ fn build() -> Result<(), String> {
         .map_err(|error| format!("cannot run {rustc}: {error}"))?;
     let sysroot = String::from_utf8_lossy(&sysroot.stdout).trim().to_owned();
     if !Path::new(&sysroot).join("lib/rustlib/src/rust/library/core").is_dir() {
-        return Err("the toolchain has no rust-src, and the kernel programs need it: run `cargo xtask setup`".into());
+        return Err(
+            "the toolchain has no rust-src, and the kernel programs need it: run `cargo xtask setup`".into(),
+        );
     }
 
     let target_dir = out.join("ebpf");

@@ -11,7 +11,8 @@
 
 use crate::flow::{
     Flow, IOVECS, NO_CHUNK, PHASE_COPY, PHASE_DATA, PHASE_HEADER, PHASE_PAD, PHASE_PREFACE, PHASE_SKIP,
-    PHASE_UNSYNCED, STOP_BAD_FRAME, STOP_FAULT, STOP_NOT_HTTP2, STOP_SHORT, STOP_UNCONFIRMED, StreamState, Walk,
+    PHASE_UNSYNCED, STOP_BAD_FRAME, STOP_FAULT, STOP_NOT_HTTP2, STOP_SHORT, STOP_UNCONFIRMED, StreamState,
+    Walk,
 };
 use crate::frame::{
     CONTINUATION, DATA, END_STREAM, FrameHeader, HEADER_BYTES, PADDED, PREFACE, PREFACE_BYTES, RST_STREAM,
@@ -324,7 +325,8 @@ unsafe fn decide(walk: *mut Walk, flow: *mut Flow) {
 unsafe fn bring<M: Memory>(walk: *mut Walk, flow: *mut Flow) -> bool {
     let want = get!(walk.want);
     let window = get!(walk.window);
-    let enough = if want > HEADER_BYTES && u32::from(get!(flow.phase)) == PHASE_HEADER { HEADER_BYTES } else { want };
+    let enough =
+        if want > HEADER_BYTES && u32::from(get!(flow.phase)) == PHASE_HEADER { HEADER_BYTES } else { want };
     if window >= enough {
         return true;
     }
@@ -597,7 +599,8 @@ unsafe fn preface<M: Memory>(walk: *mut Walk, flow: *mut Flow) {
                 && M::load(seen.add(8)) == u64::from_be_bytes(*b"TP/2.0\r\n")
                 && M::load(seen.add(16)) == u64::from_be_bytes(*b"\r\nSM\r\n\r\n")
         } else {
-            seen.read_volatile() == (&raw const PREFACE).cast::<u8>().add((have & 31) as usize).read_volatile()
+            seen.read_volatile()
+                == (&raw const PREFACE).cast::<u8>().add((have & 31) as usize).read_volatile()
         }
     };
     set!(walk.found = u64::from(same));

@@ -5,13 +5,13 @@ use core::ptr::{null_mut, read_volatile, write_volatile};
 
 use agent_common::counter::Counter;
 use agent_common::flow::{
-    Connection, Flow, PHASE_HEADER, PHASE_PREFACE, PHASE_START, PHASE_UNSYNCED, STOP_BAD_FRAME, STOP_FAULT, STOP_NOT_HTTP2,
-    STOP_SHORT, Walk,
+    Connection, Flow, PHASE_HEADER, PHASE_PREFACE, PHASE_START, PHASE_UNSYNCED, STOP_BAD_FRAME, STOP_FAULT,
+    STOP_NOT_HTTP2, STOP_SHORT, Walk,
 };
 use agent_common::frame::{FrameHeader, HEADER_BYTES, PREFACE_BYTES, SETTINGS};
 use agent_common::ring::{
-    FLAG_FINAL, FLAG_RESET, FLOW_RECEIVED, FLOW_SENT, KIND_CLOSE, KIND_DATA, KIND_OPEN, RECOGNISED_CHAIN, RECOGNISED_PREFACE,
-    RECOGNISED_SETTINGS, RecordHeader, UNKNOWN_START,
+    FLAG_FINAL, FLAG_RESET, FLOW_RECEIVED, FLOW_SENT, KIND_CLOSE, KIND_DATA, KIND_OPEN, RECOGNISED_CHAIN,
+    RECOGNISED_PREFACE, RECOGNISED_SETTINGS, RecordHeader, UNKNOWN_START,
 };
 use agent_common::walk::{self, Memory};
 use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
@@ -48,7 +48,10 @@ pub struct Call {
     pub moved: u64,
     /// `FLOW_` constant.
     pub flow: u32,
-    /// The message, where the hook has one; otherwise the registers are used.
+    /// Use the message; otherwise the registers of the system call. A constant in each program, since old
+    /// kernels refuse programs with helpers that they do not have.
+    pub by_message: bool,
+    /// The message, where the hook has one.
     pub message: u64,
     /// Reads of eight iovecs to go back over at most.
     pub back_steps: u64,
@@ -108,7 +111,7 @@ pub unsafe fn prepare(call: Call) -> Ready {
             }
             return NOTHING;
         }
-        let found = if call.message != 0 {
+        let found = if call.by_message {
             buffers::of_message(walk, call.message, call.moved, call.back_steps)
         } else {
             buffers::of_system_call(walk, call.moved)
@@ -191,7 +194,10 @@ unsafe fn recognise(walk: *mut Walk, class: *mut Class, call: Call, pid: u32) ->
             // See `locate`: a flow that is sent may seem to start at one.
             from_start = start == 0 || (start == 1 && call.flow != u32::from(FLOW_RECEIVED));
         }
-        set!(walk.want = if get!(walk.segment_left) < PREFACE_BYTES { get!(walk.segment_left) } else { PREFACE_BYTES });
+        set!(
+            walk.want =
+                if get!(walk.segment_left) < PREFACE_BYTES { get!(walk.segment_left) } else { PREFACE_BYTES }
+        );
         let bytes = get!(walk.want) & 31;
         let seen = (&raw mut (*walk).out).cast::<u8>();
         if bytes == 0 || kernel::read_user(seen, bytes, get!(walk.cursor)) < 0 {

@@ -184,7 +184,14 @@ macro_rules! tracepoint {
 
 #[inline(always)]
 fn tracepoint_call(ctx: &BtfTracePointContext, flow: u32) -> Call {
-    Call { sk: ctx.arg(0), moved: ctx.arg::<u32>(1).into(), flow, message: 0, back_steps: 0 }
+    Call {
+        sk: ctx.arg(0),
+        moved: ctx.arg::<u32>(1).into(),
+        flow,
+        by_message: false,
+        message: 0,
+        back_steps: 0,
+    }
 }
 
 tracepoint!("sock_send_length", SENT, t_send_loop, t_send_bounded, t_send_cont, CONT_T_SEND);
@@ -245,15 +252,69 @@ fn socket_of(ctx: &FExitContext) -> u64 {
 
 #[inline(always)]
 fn exit_call(ctx: &FExitContext, sk: u64, flow: u32, ret: usize, back_steps: u64) -> Call {
-    Call { sk, moved: ctx.arg::<u32>(ret).into(), flow, message: ctx.arg(1), back_steps }
+    Call { sk, moved: ctx.arg::<u32>(ret).into(), flow, by_message: true, message: ctx.arg(1), back_steps }
 }
 
-exit!("inet_sendmsg", SENT, 3, |_| 0, f_inet_send_loop, f_inet_send_bounded, f_inet_send_cont, CONT_F_INET_SEND);
-exit!("inet6_sendmsg", SENT, 3, |_| 0, f_inet6_send_loop, f_inet6_send_bounded, f_inet6_send_cont, CONT_F_INET6_SEND);
-exit!("unix_stream_sendmsg", SENT, 3, |_| 0, f_unix_send_loop, f_unix_send_bounded, f_unix_send_cont, CONT_F_UNIX_SEND);
-exit!("inet_recvmsg", RECEIVED, 4, |c| u64::from(c.arg::<u32>(3)), f_inet_recv_loop, f_inet_recv_bounded, f_inet_recv_cont, CONT_F_INET_RECV);
-exit!("inet6_recvmsg", RECEIVED, 4, |c| u64::from(c.arg::<u32>(3)), f_inet6_recv_loop, f_inet6_recv_bounded, f_inet6_recv_cont, CONT_F_INET6_RECV);
-exit!("unix_stream_recvmsg", RECEIVED, 4, |c| u64::from(c.arg::<u32>(3)), f_unix_recv_loop, f_unix_recv_bounded, f_unix_recv_cont, CONT_F_UNIX_RECV);
+exit!(
+    "inet_sendmsg",
+    SENT,
+    3,
+    |_| 0,
+    f_inet_send_loop,
+    f_inet_send_bounded,
+    f_inet_send_cont,
+    CONT_F_INET_SEND
+);
+exit!(
+    "inet6_sendmsg",
+    SENT,
+    3,
+    |_| 0,
+    f_inet6_send_loop,
+    f_inet6_send_bounded,
+    f_inet6_send_cont,
+    CONT_F_INET6_SEND
+);
+exit!(
+    "unix_stream_sendmsg",
+    SENT,
+    3,
+    |_| 0,
+    f_unix_send_loop,
+    f_unix_send_bounded,
+    f_unix_send_cont,
+    CONT_F_UNIX_SEND
+);
+exit!(
+    "inet_recvmsg",
+    RECEIVED,
+    4,
+    |c| u64::from(c.arg::<u32>(3)),
+    f_inet_recv_loop,
+    f_inet_recv_bounded,
+    f_inet_recv_cont,
+    CONT_F_INET_RECV
+);
+exit!(
+    "inet6_recvmsg",
+    RECEIVED,
+    4,
+    |c| u64::from(c.arg::<u32>(3)),
+    f_inet6_recv_loop,
+    f_inet6_recv_bounded,
+    f_inet6_recv_cont,
+    CONT_F_INET6_RECV
+);
+exit!(
+    "unix_stream_recvmsg",
+    RECEIVED,
+    4,
+    |c| u64::from(c.arg::<u32>(3)),
+    f_unix_recv_loop,
+    f_unix_recv_bounded,
+    f_unix_recv_cont,
+    CONT_F_UNIX_RECV
+);
 
 const TCP_ESTABLISHED: i32 = 1;
 const TCP_FIN_WAIT1: i32 = 4;

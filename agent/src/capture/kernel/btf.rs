@@ -51,7 +51,10 @@ impl fmt::Display for BtfError {
         match self {
             BtfError::NotBtf => write!(f, "this is not BTF type information"),
             BtfError::Truncated => write!(f, "the BTF type information is cut short"),
-            BtfError::UnknownKind(kind) => write!(f, "the BTF type information has types of kind {kind}, which is newer than this program"),
+            BtfError::UnknownKind(kind) => write!(
+                f,
+                "the BTF type information has types of kind {kind}, which is newer than this program"
+            ),
             BtfError::NoType(name) => write!(f, "the kernel's type information has no {name}"),
             BtfError::NoMember(name) => write!(f, "the kernel's type information has no member {name}"),
             BtfError::Size(name, found, expected) => {
@@ -113,8 +116,7 @@ impl<'a> Btf<'a> {
             let ty = btf.type_at(position)?;
             let id = btf.starts.len() as u32;
             btf.starts.push(position as u32);
-            let interesting =
-                matches!(ty.kind, KIND_STRUCT | KIND_ENUM | KIND_FUNC | KIND_TYPEDEF);
+            let interesting = matches!(ty.kind, KIND_STRUCT | KIND_ENUM | KIND_FUNC | KIND_TYPEDEF);
             if ty.name != 0 && interesting {
                 let name = btf.string(ty.name);
                 btf.named.entry((name, ty.kind)).or_insert(id);

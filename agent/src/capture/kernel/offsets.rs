@@ -44,7 +44,8 @@ pub fn message(btf: &Btf<'_>) -> Result<Constants, BtfError> {
         ("ITER_OFFSET", btf.sized_member("iov_iter", "iov_offset", 8)?),
     ];
     // Renamed in 6.4.
-    let iovecs = btf.sized_member("iov_iter", "__iov", 8).or_else(|_| btf.sized_member("iov_iter", "iov", 8))?;
+    let iovecs =
+        btf.sized_member("iov_iter", "__iov", 8).or_else(|_| btf.sized_member("iov_iter", "iov", 8))?;
     all.push(("ITER_IOV", iovecs));
     match btf.sized_member("iov_iter", "iter_type", 1) {
         Ok(offset) => {
@@ -97,7 +98,11 @@ pub fn registers(btf: &Btf<'_>) -> Result<Constants, BtfError> {
     }
     #[cfg(target_arch = "x86_64")]
     let mut all = vec![
-        ("REGS_NUMBER", btf.sized_member("pt_regs", "orig_ax", 8).or_else(|_| btf.sized_member("pt_regs", "orig_rax", 8))?),
+        (
+            "REGS_NUMBER",
+            btf.sized_member("pt_regs", "orig_ax", 8)
+                .or_else(|_| btf.sized_member("pt_regs", "orig_rax", 8))?,
+        ),
         ("REGS_SECOND", btf.sized_member("pt_regs", "si", 8)?),
         ("REGS_THIRD", btf.sized_member("pt_regs", "dx", 8)?),
         ("TASK_STATUS", btf.sized_member("task_struct", "thread_info.status", 4)?),

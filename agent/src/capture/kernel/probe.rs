@@ -29,7 +29,8 @@ pub struct Probed {
 /// Release of the running kernel, as `uname -r` says.
 #[must_use]
 pub fn kernel_release() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(|_| "unknown".into(), |s| s.trim().into())
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "unknown".into(), |s| s.trim().into())
 }
 
 /// Whether the kernel carries its type information.
@@ -63,7 +64,9 @@ pub fn privileges() -> Result<()> {
     if has(21) || (has(38) && has(39)) {
         return Ok(());
     }
-    bail!("no permission to load kernel programs: run as root, or with CAP_BPF and CAP_PERFMON (in Kubernetes: securityContext.capabilities.add)")
+    bail!(
+        "no permission to load kernel programs: run as root, or with CAP_BPF and CAP_PERFMON (in Kubernetes: securityContext.capabilities.add)"
+    )
 }
 
 /// Programs and maps count as locked memory before 5.11.

@@ -1,8 +1,8 @@
 //! From the bytes of a record to [`Captured`].
 
 use agent_common::ring::{
-    CHUNK_BOUNDARY, Endpoints, FLAG_FINAL, FLAG_MORE, FLAG_RESET, FLOW_RECEIVED, FLOW_SENT, KIND_CLOSE, KIND_DATA,
-    KIND_OPEN, RecordHeader,
+    CHUNK_BOUNDARY, Endpoints, FLAG_FINAL, FLAG_MORE, FLAG_RESET, FLOW_RECEIVED, FLOW_SENT, KIND_CLOSE,
+    KIND_DATA, KIND_OPEN, RecordHeader,
 };
 use agent_core::{Chunk, ConnectionId, Flow, Timestamp};
 use foldhash::HashMap;
@@ -159,7 +159,12 @@ impl Reader {
     }
 }
 
-fn chunks(header: &RecordHeader, flow: Flow, payload: &[u8], sink: &mut dyn FnMut(Captured<'_>)) -> Option<()> {
+fn chunks(
+    header: &RecordHeader,
+    flow: Flow,
+    payload: &[u8],
+    sink: &mut dyn FnMut(Captured<'_>),
+) -> Option<()> {
     let RecordHeader { pid, moved, thread, .. } = *header;
     let (connection, time) = (ConnectionId(header.connection), Timestamp(header.time_ns));
     let mut emit = |offset, boundary, bytes| {
@@ -286,7 +291,10 @@ mod tests {
     fn missing_numbers_are_a_loss_of_that_many() {
         let mut reader = Reader::default();
         assert_eq!(seen(&mut reader, &record(KIND_CLOSE, 0, 0, 0, &[])), ["close false false"]);
-        assert_eq!(seen(&mut reader, &record(KIND_CLOSE, FLAG_RESET, 3, 0, &[])), ["lost 2", "close true false"]);
+        assert_eq!(
+            seen(&mut reader, &record(KIND_CLOSE, FLAG_RESET, 3, 0, &[])),
+            ["lost 2", "close true false"]
+        );
         assert_eq!(reader.missing(), 2);
     }
 

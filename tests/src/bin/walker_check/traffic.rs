@@ -57,7 +57,13 @@ struct Stream {
 impl Traffic {
     /// About `size` bytes: the start of a flow (if `stream_base` is 1), then frames. Messages never go on
     /// after the last byte, and with `whole` not after their frame.
-    pub(crate) fn generate(random: &mut Random, size: usize, from_client: bool, stream_base: u32, whole: bool) -> Traffic {
+    pub(crate) fn generate(
+        random: &mut Random,
+        size: usize,
+        from_client: bool,
+        stream_base: u32,
+        whole: bool,
+    ) -> Traffic {
         let mut traffic = Traffic::default();
         if stream_base == 1 {
             if from_client {
