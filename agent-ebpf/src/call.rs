@@ -48,7 +48,10 @@ pub struct Call {
     pub moved: u64,
     /// `FLOW_` constant.
     pub flow: u32,
-    /// The message, where the hook has one; otherwise the registers are used.
+    /// Use the message; otherwise the registers of the system call. A constant in each program, since old
+    /// kernels refuse programs with helpers that they do not have.
+    pub by_message: bool,
+    /// The message, where the hook has one.
     pub message: u64,
     /// Reads of eight iovecs to go back over at most.
     pub back_steps: u64,
@@ -108,7 +111,7 @@ pub unsafe fn prepare(call: Call) -> Ready {
             }
             return NOTHING;
         }
-        let found = if call.message != 0 {
+        let found = if call.by_message {
             buffers::of_message(walk, call.message, call.moved, call.back_steps)
         } else {
             buffers::of_system_call(walk, call.moved)

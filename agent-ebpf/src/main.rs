@@ -184,7 +184,14 @@ macro_rules! tracepoint {
 
 #[inline(always)]
 fn tracepoint_call(ctx: &BtfTracePointContext, flow: u32) -> Call {
-    Call { sk: ctx.arg(0), moved: ctx.arg::<u32>(1).into(), flow, message: 0, back_steps: 0 }
+    Call {
+        sk: ctx.arg(0),
+        moved: ctx.arg::<u32>(1).into(),
+        flow,
+        by_message: false,
+        message: 0,
+        back_steps: 0,
+    }
 }
 
 tracepoint!("sock_send_length", SENT, t_send_loop, t_send_bounded, t_send_cont, CONT_T_SEND);
@@ -245,7 +252,7 @@ fn socket_of(ctx: &FExitContext) -> u64 {
 
 #[inline(always)]
 fn exit_call(ctx: &FExitContext, sk: u64, flow: u32, ret: usize, back_steps: u64) -> Call {
-    Call { sk, moved: ctx.arg::<u32>(ret).into(), flow, message: ctx.arg(1), back_steps }
+    Call { sk, moved: ctx.arg::<u32>(ret).into(), flow, by_message: true, message: ctx.arg(1), back_steps }
 }
 
 exit!(

@@ -260,8 +260,9 @@ pub(super) fn plain(error: &(dyn std::error::Error + 'static)) -> anyhow::Error 
         let text = error.to_string();
         let mut lines = text.lines().filter(|line| !line.trim().is_empty());
         let first = lines.next().unwrap_or_default().to_owned();
-        let last =
-            lines.rfind(|line| !line.starts_with("processed") && !line.starts_with("verification time"));
+        // The verifier's own statistics stand behind its last word.
+        let statistics = ["processed", "verification time", "stack depth"];
+        let last = lines.rfind(|line| !statistics.iter().any(|start| line.starts_with(start)));
         let part = last.map_or(first.clone(), |last| format!("{first} {}", last.trim()));
         if !parts.iter().any(|seen| seen.contains(&part)) {
             parts.push(part);
