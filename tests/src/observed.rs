@@ -41,6 +41,10 @@ pub struct Call {
     pub status: Option<u32>,
     /// Where the status comes from.
     pub status_source: String,
+    /// Who ended it.
+    pub ended_by: Option<String>,
+    /// Error code of the RST_STREAM that ended it.
+    pub rst_code: Option<u32>,
     /// Messages from the client.
     pub request_messages: u64,
     /// Messages from the server.

@@ -35,6 +35,8 @@ fn seen(method: &str) -> Call {
         outcome: "ok".into(),
         status: Some(0),
         status_source: "trailer".into(),
+        ended_by: Some("server".into()),
+        rst_code: None,
         request_messages: 1,
         response_messages: 1,
         request_bytes: 10,

@@ -158,8 +158,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         .filter(|(counter, value)| *value != 0 && *counter != Counter::Produced)
         .map(|(counter, value)| (counter.name().to_owned(), json!(value)))
         .collect();
-    let programs: Vec<_> =
-        capture.programs().iter().map(|p| json!({"name": p.name, "verified": p.verified})).collect();
+    let programs: Vec<_> = capture.programs().iter().map(|p| json!({"name": p.name, "verified": p.verified})).collect();
     println!(
         "{}",
         json!({
