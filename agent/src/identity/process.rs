@@ -133,7 +133,10 @@ mod tests {
 
     #[test]
     fn the_name_comes_from_the_best_source_there_is() {
-        let cases: [(&[u8], &[u8], Option<&str>, &str, (&str, NameSource)); 7] = [
+        /// Environment, command line, executable, kernel's name; expected name and source.
+        type Case =
+            (&'static [u8], &'static [u8], Option<&'static str>, &'static str, (&'static str, NameSource));
+        let cases: [Case; 7] = [
             (
                 b"OTEL_SERVICE_NAME=cart\0",
                 b"python3\0app.py\0",
@@ -149,7 +152,7 @@ mod tests {
                 "x",
                 ("python3.11", NameSource::Executable),
             ),
-            (b"", b"./cart\0--port\01\0", Some("/srv/cart"), "x", ("cart", NameSource::Executable)),
+            (b"", b"./cart\0--port\x001\0", Some("/srv/cart"), "x", ("cart", NameSource::Executable)),
             (b"", b"/srv/cart\0", None, "x", ("cart", NameSource::Executable)),
             (b"", b"", None, "cart", ("cart", NameSource::Comm)),
             (b"", b"", None, "", ("", NameSource::Unknown)),

@@ -428,10 +428,7 @@ mod tests {
 
     #[test]
     fn a_service_name_is_printable_and_bounded() {
-        assert_eq!(
-            Workload::new("shop\n\u{1b}[31m").service_name(),
-            "shop\u{fffd}\u{fffd}[31m".replacen('\u{fffd}', "\u{fffd}", 2)
-        );
+        assert_eq!(Workload::new("shop\n\u{1b}[31m").service_name(), "shop\u{fffd}\u{fffd}[31m");
         assert_eq!(Workload::new("  ").service_name(), UNRESOLVED);
         assert!(Workload::new(&"ü".repeat(500)).service_name().len() <= SERVICE_BYTES_MAX);
     }

@@ -73,9 +73,12 @@ struct Family {
     kind: Option<String>,
     unit: Option<String>,
     /// Histograms: buckets in order, sum, count, by labels without `le`.
-    histograms: BTreeMap<Labels, (Vec<(f64, f64)>, Option<f64>, Option<f64>)>,
+    histograms: BTreeMap<Labels, Parts>,
     samples: usize,
 }
+
+/// Bounds with cumulated counts, sum, count.
+type Parts = (Vec<(f64, f64)>, Option<f64>, Option<f64>);
 
 type Outcome = Result<(), String>;
 
