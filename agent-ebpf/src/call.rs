@@ -462,6 +462,9 @@ pub unsafe fn nothing_read(sk: u64) {
             if get!(connection.final_pending) != 0 {
                 set!(connection.final_pending = 0);
                 close(connection, u32::from(FLOW_SENT), FLAG_FINAL);
+                if config!(HAVE_SK_STORAGE) == 0 {
+                    maps::forget(sk, true);
+                }
             }
         }
     }
@@ -474,11 +477,16 @@ pub unsafe fn closed(sk: u64, connection: *mut Connection, orderly: bool) {
     // SAFETY: as `prepare`.
     unsafe {
         let flags = if orderly { FLAG_FINAL } else { FLAG_FINAL | FLAG_RESET };
-        if orderly && config!(HAVE_SK_STORAGE) != 0 && !everything_read(sk, connection) {
+        if orderly && !everything_read(sk, connection) {
             set!(connection.final_pending = 1);
             return;
         }
         close(connection, u32::from(FLOW_SENT), flags);
+        if config!(HAVE_SK_STORAGE) == 0 {
+            // The next socket may get the same address; storage goes with its socket.
+            maps::forget(sk, true);
+            return;
+        }
         // Whatever is read after a reset is not followed any more.
         let class = maps::known_class_of(sk);
         if !class.is_null() {

@@ -327,6 +327,12 @@ pub fn state(ctx: BtfTracePointContext) -> i32 {
     let sk: u64 = ctx.arg(0);
     let before: i32 = ctx.arg(1);
     let now: i32 = ctx.arg(2);
+    if now == TCP_ESTABLISHED && config!(HAVE_SK_STORAGE) == 0 {
+        // Whatever is known under this address was of another socket.
+        // SAFETY: the socket is the tracepoint's.
+        unsafe { maps::forget(sk, true) };
+        return 0;
+    }
     if now != TCP_FIN_WAIT1 && now != TCP_CLOSE_WAIT && now != TCP_CLOSE {
         return 0;
     }
@@ -345,10 +351,6 @@ pub fn state(ctx: BtfTracePointContext) -> i32 {
                 let direct = before == TCP_ESTABLISHED || before == TCP_CLOSE_WAIT || before == TCP_FIN_WAIT1;
                 call::closed(sk, connection, !direct && !socket::has_error(sk));
             }
-        }
-        if now == TCP_CLOSE && config!(HAVE_SK_STORAGE) == 0 {
-            // The next socket may get the same address; storage goes with its socket.
-            maps::forget(sk, true);
         }
     }
     0

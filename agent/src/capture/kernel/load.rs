@@ -269,5 +269,5 @@ pub(super) fn plain(error: &(dyn std::error::Error + 'static)) -> anyhow::Error 
         }
         next = error.source();
     }
-    anyhow!("{}", parts.join(": "))
+    anyhow!("{}", parts.join(": ").trim_end().trim_end_matches("Verifier output:").trim_end())
 }
