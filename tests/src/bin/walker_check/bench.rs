@@ -54,8 +54,10 @@ pub(crate) fn run(capture: &mut KernelCapture) -> Result<bool> {
         }
         let total: usize = buffers.iter().map(Vec::len).sum();
         let mut sink = vec![0; total];
-        let iovecs: Vec<libc::iovec> =
-            buffers.iter().map(|b| libc::iovec { iov_base: b.as_ptr().cast_mut().cast(), iov_len: b.len() }).collect();
+        let iovecs: Vec<libc::iovec> = buffers
+            .iter()
+            .map(|b| libc::iovec { iov_base: b.as_ptr().cast_mut().cast(), iov_len: b.len() })
+            .collect();
         let mut into: Vec<libc::iovec> = Vec::new();
         let mut at = 0;
         for buffer in &buffers {
@@ -68,7 +70,10 @@ pub(crate) fn run(capture: &mut KernelCapture) -> Result<bool> {
             let sent = unsafe { libc::writev(client.as_raw_fd(), iovecs.as_ptr(), iovecs.len() as i32) };
             // SAFETY: as above.
             let received = unsafe { libc::readv(server.as_raw_fd(), into.as_ptr(), into.len() as i32) };
-            anyhow::ensure!(sent == total as isize && received == sent, "a call moved {sent} and {received} of {total} bytes");
+            anyhow::ensure!(
+                sent == total as isize && received == sent,
+                "a call moved {sent} and {received} of {total} bytes"
+            );
             if call % 64 == 0 {
                 capture.poll(Duration::ZERO, &mut |_| {})?;
             }
@@ -105,7 +110,8 @@ fn statistics(capture: &KernelCapture) -> Vec<(String, (u64, u64))> {
         .programs()
         .iter()
         .map(|program| {
-            let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.fd)).unwrap_or_default();
+            let text =
+                std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.fd)).unwrap_or_default();
             (program.name.clone(), (field(&text, "run_time_ns:"), field(&text, "run_cnt:")))
         })
         .collect()

@@ -273,7 +273,8 @@ impl Conversation {
             }
         }
         let mut shipped = vec![false; traffic.bytes.len()];
-        let mut one = Verdict { flows: 1, bytes: (traffic.bytes.len() - unseen) as u64, ..Verdict::default() };
+        let mut one =
+            Verdict { flows: 1, bytes: (traffic.bytes.len() - unseen) as u64, ..Verdict::default() };
         for (offset, boundary, bytes) in chunks {
             let start = offset.wrapping_sub(zero) as usize;
             if *boundary && traffic.frames.binary_search(&start).is_err() {
