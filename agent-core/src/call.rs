@@ -16,6 +16,7 @@ use std::sync::Arc;
 use crate::grpc::messages::MessageCounter;
 use crate::grpc::status;
 use crate::header_block::{GrpcStatus, HeaderBlock};
+use crate::hpack::EntryId;
 use crate::http2::frame::error_code;
 use crate::input::{ConnectionId, Flow, Timestamp};
 use crate::methods::{Shape, Shapes};
@@ -54,6 +55,7 @@ struct Request {
     method: Option<Arc<str>>,
     timeout: Timeout,
     previous_attempts: Option<u32>,
+    unknown_fields: Vec<EntryId>,
     time: Timestamp,
     thread: u32,
 }
@@ -106,6 +108,8 @@ impl Stream {
             method: block.path.clone(),
             timeout: block.timeout.unwrap_or(absent),
             previous_attempts: block.previous_attempts,
+            // Where the content type is known it is none of them.
+            unknown_fields: if block.protocol.is_none() { block.unknown_fields.clone() } else { Vec::new() },
             time,
             thread,
         });
@@ -125,8 +129,14 @@ impl Stream {
 
     /// The request's header block could not be read.
     pub(crate) fn handle_unreadable_request(&mut self, thread: u32, time: Timestamp) {
-        self.request =
-            Some(Request { method: None, timeout: Timeout::Unknown, previous_attempts: None, time, thread });
+        self.request = Some(Request {
+            method: None,
+            timeout: Timeout::Unknown,
+            previous_attempts: None,
+            unknown_fields: Vec::new(),
+            time,
+            thread,
+        });
     }
 
     /// A header block from the server is complete: response headers, or trailers.
@@ -312,6 +322,19 @@ impl Stream {
     /// The fact of its start was reported.
     pub(crate) fn was_reported(&self) -> bool {
         self.started_reported
+    }
+
+    /// Fields of its request that refer to entries from before the join, one of which is its content type
+    /// if no other field is.
+    pub(crate) fn unknown_fields(&self) -> &[EntryId] {
+        self.request.as_ref().map_or(&[], |request| &request.unknown_fields)
+    }
+
+    /// Another request on this connection that was gRPC had the same content type.
+    pub(crate) fn handle_known_content_type(&mut self) {
+        if self.protocol == Protocol::Unknown {
+            self.protocol = Protocol::Grpc;
+        }
     }
 
     /// What it spoke, judged by all that was seen of it.

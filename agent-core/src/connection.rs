@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use foldhash::quality::RandomState;
 
 use crate::call::{Peer, Stream};
+use crate::grpc_requests::GrpcRequests;
 use crate::header_block::HeaderBlock;
 use crate::hpack::{Decoder, ListLimits, Text};
 use crate::http2::frame::{self, FrameFault, FrameHeader};
@@ -31,6 +32,7 @@ pub(crate) struct Connection {
     streams: HashMap<u32, Stream, RandomState>,
     unseen: UnseenStreams,
     shapes: Shapes,
+    grpc_requests: GrpcRequests,
     /// Last stream id of the server's last GOAWAY.
     goaway: Option<u32>,
     calls: u64,
@@ -142,6 +144,7 @@ impl Connection {
             streams: HashMap::default(),
             unseen: UnseenStreams::default(),
             shapes: Shapes::default(),
+            grpc_requests: GrpcRequests::default(),
             goaway: None,
             calls: 0,
             opened: time,
@@ -182,12 +185,20 @@ impl Connection {
             return;
         }
         if hole > 0 {
-            self.read(chunk, Piece::Hole(hole), shared);
+            if state.reader.is_lost() {
+                self.handle_unread(chunk, shared);
+            } else {
+                self.read(chunk, Piece::Hole(hole), shared);
+            }
         }
         if !bytes.is_empty() {
             let state = &mut self.flows[index(chunk.flow)];
             let _ = state.reader.start_chunk(chunk.boundary, bytes);
-            self.read(chunk, Piece::Bytes(bytes), shared);
+            if state.reader.is_lost() {
+                self.handle_unread(chunk, shared);
+            } else {
+                self.read(chunk, Piece::Bytes(bytes), shared);
+            }
         }
         self.report_status(chunk.time, shared);
     }
@@ -213,7 +224,7 @@ impl Connection {
                 }
             }
             stream.handle_moment_passed();
-            self.report(id, &stream, shared);
+            self.report(id, stream, shared);
         }
         let summary = ConnectionSummary {
             connection: self.id,
@@ -635,17 +646,22 @@ impl Connection {
             self.anomaly(id, "streams_limit", chunk, shared);
             return;
         }
+        let same_content_type = block.is_some_and(|block| {
+            block.protocol.is_none() && self.grpc_requests.include(&block.unknown_fields)
+        });
         let stream = self.streams.entry(id).or_insert_with(|| Stream::new(chunk.time, false));
         match block {
             Some(block) => {
                 stream.handle_request(block, chunk.thread, chunk.time);
+                if same_content_type {
+                    stream.handle_known_content_type();
+                }
                 if block.timeout == Some(crate::observation::Timeout::Invalid) {
                     self.anomaly(id, "timeout_syntax", chunk, shared);
                 }
             }
             None => stream.handle_unreadable_request(chunk.thread, chunk.time),
         }
-        self.calls += 1;
         if end_stream && let Some(stream) = self.streams.get_mut(&id) {
             stream.handle_end_of_request();
         }
@@ -723,11 +739,14 @@ impl Connection {
     fn remove(&mut self, id: u32, shared: &mut Shared) {
         if let Some(stream) = self.streams.remove(&id) {
             self.unseen.handle_end(id);
-            self.report(id, &stream, shared);
+            self.report(id, stream, shared);
         }
     }
 
-    fn report(&mut self, id: u32, stream: &Stream, shared: &mut Shared) {
+    fn report(&mut self, id: u32, mut stream: Stream, shared: &mut Shared) {
+        if self.grpc_requests.include(stream.unknown_fields()) {
+            stream.handle_known_content_type();
+        }
         let protocol = stream.protocol();
         if protocol != Protocol::Grpc {
             // Not gRPC, or nothing tells: counted, not invented.
@@ -741,6 +760,8 @@ impl Connection {
             }));
             return;
         }
+        self.calls += 1;
+        self.grpc_requests.learn(stream.unknown_fields());
         let call = stream.call(self.id, id, self.client_flow, &mut self.shapes);
         if !stream.was_reported()
             && let Some(client_flow) = self.client_flow
@@ -769,6 +790,12 @@ impl Connection {
             state.hpack.forget_settings_limit();
         }
         self.anomaly(0, "boundary_lost", chunk, shared);
+        self.handle_unread(chunk, shared);
+    }
+
+    /// Bytes of this flow passed that were not read: they may have belonged to any open stream, and have
+    /// opened others.
+    fn handle_unread(&mut self, chunk: &Chunk<'_>, shared: &mut Shared) {
         let Some(peer) = self.peer(chunk.flow) else { return };
         if peer == Peer::Client {
             self.unseen.handle_loss();

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::grpc::{content_type, timeout};
-use crate::hpack::Field;
+use crate::hpack::{EntryId, Field, Text};
 use crate::methods::Methods;
 use crate::observation::{Protocol, Timeout};
 
@@ -33,6 +33,8 @@ pub(crate) struct HeaderBlock {
     pub(crate) has_grpc_field: bool,
     /// At least one field's name is not known: what seems absent may be there.
     pub(crate) has_unknown_names: bool,
+    /// Table entries from before the join that stand for whole fields.
+    pub(crate) unknown_fields: Vec<EntryId>,
     /// Names and values, for [`Observation::Frame`](crate::Observation::Frame).
     pub(crate) trace: Option<Vec<(Option<Vec<u8>>, Option<Vec<u8>>)>>,
 }
@@ -72,6 +74,11 @@ impl HeaderBlock {
         }
         let Some(name) = field.name.known() else {
             self.has_unknown_names = true;
+            if let (Text::Unknown(name), Text::Unknown(value)) = (field.name, field.value)
+                && name == value
+            {
+                self.unknown_fields.push(name);
+            }
             return;
         };
         let value = field.value.known();

@@ -12,6 +12,7 @@ pub mod hpack;
 mod methods;
 mod header_block;
 mod grpc;
+mod grpc_requests;
 mod unseen;
 mod call;
 mod connection;

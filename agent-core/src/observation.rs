@@ -290,7 +290,7 @@ pub struct ConnectionSummary {
     pub client_flow: Option<Flow>,
     /// Its flows: sent, received.
     pub flows: [FlowSummary; 2],
-    /// Calls seen to start or first noticed.
+    /// gRPC calls that were reported.
     pub calls: u64,
     /// First and last time.
     pub opened: Timestamp,

@@ -512,3 +512,54 @@ fn t7_streams_beyond_the_limit_are_counted_and_not_followed() {
     assert_eq!(scenario.anomalies(), ["streams_limit"]);
     assert_eq!(scenario.finish().calls().len(), 2);
 }
+
+/// A gRPC request whose fields, but for `:method`, are entries from before the join: index 62 and up.
+fn indexed_request(stream: u32, first_index: u8) -> Vec<u8> {
+    let block = [0x83, 0x86, 0x80 | first_index, 0x80 | (first_index + 1), 0x80 | (first_index + 2)];
+    frame(0x1, END_HEADERS, stream, &block)
+}
+
+#[test]
+fn h11_a_late_joined_connection_learns_what_grpc_looks_like() {
+    let mut scenario = Scenario::joined_late();
+    // The messages of the first call show that it is gRPC; its trailers are not readable.
+    scenario.send(CLIENT, &indexed_request(5, 62)).send(CLIENT, &data(5, END_STREAM, &message(3)));
+    scenario.send(SERVER, &response(5)).send(SERVER, &data(5, 0, &message(3)));
+    scenario.send(SERVER, &frame(0x1, END_HEADERS | END_STREAM, 5, &[0x80 | 70]));
+    // The second has no messages at all, but the same content type.
+    scenario.send(CLIENT, &indexed_request(7, 62)).send(CLIENT, &data(7, END_STREAM, &[]));
+    scenario.send(SERVER, &frame(0x1, END_HEADERS | END_STREAM, 7, &[0x88, 0x80 | 70]));
+    scenario.wait(2_000);
+    let calls = scenario.calls();
+    assert_eq!(calls.len(), 2, "{calls:#?}");
+    for call in calls {
+        assert_eq!((call.method, call.timeout), (None, Timeout::Unknown));
+        assert_eq!((call.outcome, call.status), (Outcome::Unknown, None));
+        assert_eq!(call.status_source, StatusSource::Unknown);
+    }
+}
+
+#[test]
+fn x3_an_unknown_request_without_such_evidence_is_not_called_grpc() {
+    let mut scenario = Scenario::joined_late();
+    scenario.send(CLIENT, &indexed_request(5, 62)).send(CLIENT, &data(5, END_STREAM, b"{\"json\": 1}"));
+    scenario.send(SERVER, &response_without_type(5)).send(SERVER, &data(5, END_STREAM, b"{}")).wait(2_000);
+    assert!(scenario.calls().is_empty());
+}
+
+fn response_without_type(stream: u32) -> Vec<u8> {
+    headers(stream, 0, &[(":status", "200")])
+}
+
+#[test]
+fn c4_a_call_that_was_opened_while_the_servers_frames_were_lost_is_not_said_to_be_aborted() {
+    let mut scenario = asked(None);
+    scenario.lose(SERVER, 100).send(SERVER, b"nothing that starts a frame");
+    scenario.send(CLIENT, &request(3, METHOD)).send(CLIENT, &data(3, END_STREAM, &message(1)));
+    scenario.lose(SERVER, 200).send(SERVER, b"nor this").wait(10).close();
+    for call in scenario.calls() {
+        assert_eq!(call.outcome, Outcome::Unknown, "stream {}", call.stream);
+        assert!(!call.response.exact);
+    }
+    assert_eq!(scenario.calls().len(), 2);
+}
