@@ -73,16 +73,6 @@ fn verdict(output: &JobOutput, backend: Option<Backend>, version: (u32, u32)) ->
     let last = output.lines.last().cloned().unwrap_or_default();
     match output.exit_code {
         0 => (Outcome::Ok, last),
-        EXIT_REFUSED => match backend {
-            Some(backend) if version >= backend.first_kernel() => {
-                let (major, minor) = backend.first_kernel();
-                (
-                    Outcome::Failed,
-                    format!("refused, though kernels have this from {major}.{minor} on: {last}"),
-                )
-            }
-            _ => (Outcome::Refused, last),
-        },
         // busybox's timeout sends SIGTERM, then SIGKILL.
         143 | 137 => (Outcome::Failed, format!("ended by the time limit or a signal: {last}")),
         // The check of the walker has said so if the programs could not be loaded and attached at all.
