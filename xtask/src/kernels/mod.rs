@@ -48,8 +48,8 @@ pub(crate) struct Args {
     /// How the walker loops: `auto`, `bpf_loop` or `bounded`.
     #[arg(long = "loop", value_name = "KIND", default_value = "auto")]
     looping: String,
-    /// How many random seeds of traffic each run checks.
-    #[arg(long, default_value_t = 5)]
+    /// How many random seeds of traffic each run checks; on 5.10 each costs several loads of large programs.
+    #[arg(long, default_value_t = 2)]
     seeds: u32,
     /// The preemption model that the kernel boots with, where it can choose (5.12 and newer).
     #[arg(long, value_enum)]
@@ -61,7 +61,7 @@ pub(crate) struct Args {
     #[arg(long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Ends a run that takes longer.
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 600)]
     timeout_seconds: u64,
     /// Ends with one line of JSON on standard output.
     #[arg(long)]
