@@ -135,7 +135,7 @@ pub unsafe fn skip_unseen(flow: *mut Flow, bytes: u64) -> bool {
         }
         return true;
     }
-    let known = phase >= PHASE_PREFACE && phase <= PHASE_SKIP;
+    let known = (PHASE_PREFACE..=PHASE_SKIP).contains(&phase);
     set!(flow.phase = PHASE_UNSYNCED as u8);
     !known
 }

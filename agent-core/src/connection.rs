@@ -14,8 +14,8 @@ use crate::http2::settings;
 use crate::input::{Chunk, ConnectionId, Flow, Timestamp};
 use crate::methods::Shapes;
 use crate::observation::{
-    Anomaly, ConnectionStatus, ConnectionSummary, Exchange, FlowSummary, FrameSeen, Observation, Protocol,
-    Sync,
+    Anomaly, ConnectionStatus, ConnectionSummary, Exchange, FieldSeen, FlowSummary, FrameSeen, Observation,
+    Protocol, Sync,
 };
 use crate::observer::{Shared, Timer};
 use crate::unseen::UnseenStreams;
@@ -564,7 +564,7 @@ impl Connection {
     ) {
         let Some(peer) = self.peer(chunk.flow) else { return };
         self.recognised = true;
-        if id % 2 == 0 {
+        if id.is_multiple_of(2) {
             return; // Pushed: gRPC has no use for it. Its block was decoded, which is what matters (F5).
         }
         if block.repeated_status {
@@ -597,7 +597,7 @@ impl Connection {
         shared: &mut Shared,
     ) {
         let id = first.stream;
-        if first.kind != frame::HEADERS || id % 2 == 0 {
+        if first.kind != frame::HEADERS || id.is_multiple_of(2) {
             return;
         }
         match self.peer(chunk.flow) {
@@ -678,7 +678,7 @@ impl Connection {
         if !self.streams.contains_key(&id) {
             let is_new = self.unseen.is_new(id);
             let joined_late = self.unseen.may_have_been_missed(id);
-            if id % 2 == 0 || !(is_new || joined_late) {
+            if id.is_multiple_of(2) || !(is_new || joined_late) {
                 return None; // Closed, reset or never opened: ignored, without state (checklist S5).
             }
             if self.streams.len() >= shared.limits.streams_per_connection {
@@ -855,7 +855,7 @@ impl Connection {
         &self,
         header: FrameHeader,
         payload: &[u8],
-        block: Option<Result<Fields, String>>,
+        block: Option<Result<Vec<FieldSeen>, String>>,
         chunk: &Chunk<'_>,
         shared: &mut Shared,
     ) {
@@ -890,8 +890,6 @@ impl Connection {
         })));
     }
 }
-type Fields = Vec<(Option<Vec<u8>>, Option<Vec<u8>>)>;
-
 /// Why a connection is finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Finish {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::grpc::{content_type, timeout};
 use crate::hpack::{EntryId, Field, Text};
 use crate::methods::Methods;
-use crate::observation::{Protocol, Timeout};
+use crate::observation::{FieldSeen, Protocol, Timeout};
 
 /// Facts of one header block.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +36,7 @@ pub(crate) struct HeaderBlock {
     /// Table entries from before the join that stand for whole fields.
     pub(crate) unknown_fields: Vec<EntryId>,
     /// Names and values, for [`Observation::Frame`](crate::Observation::Frame).
-    pub(crate) trace: Option<Vec<(Option<Vec<u8>>, Option<Vec<u8>>)>>,
+    pub(crate) trace: Option<Vec<FieldSeen>>,
 }
 
 /// A `grpc-status` field.

@@ -237,6 +237,9 @@ pub enum Protocol {
     Unknown,
 }
 
+/// Name and value of a header field; `None` where they refer to an entry from before the join.
+pub type FieldSeen = (Option<Vec<u8>>, Option<Vec<u8>>);
+
 /// A frame, with what `replay --frames` shows of it.
 #[derive(Clone, Debug)]
 pub struct FrameSeen {
@@ -263,7 +266,7 @@ pub struct FrameSeen {
     /// RST_STREAM and GOAWAY: error code.
     pub code: Option<u32>,
     /// The frame that ends a header block: its fields, names and values that are not known as `None`.
-    pub headers: Option<Vec<(Option<Vec<u8>>, Option<Vec<u8>>)>>,
+    pub headers: Option<Vec<FieldSeen>>,
     /// The block could not be decoded: why.
     pub hpack_error: Option<String>,
 }

@@ -69,7 +69,9 @@ fn g5_the_request_may_end_with_an_empty_data_frame() {
 
 #[test]
 fn d4_every_wire_shape_of_an_exceeded_deadline_is_one() {
-    let shapes: [(&str, &[(bool, Vec<u8>)], EndedBy); 7] = [
+    /// Whether the client sent it, and the frame.
+    type Frame = (bool, Vec<u8>);
+    let shapes: [(&str, &[Frame], EndedBy); 7] = [
         ("1: client resets", &[(true, rst_stream(1, 8))], EndedBy::Client),
         (
             "2: client resets, then the server's status arrives",

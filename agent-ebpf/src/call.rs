@@ -342,7 +342,7 @@ unsafe fn address(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow,
         words.add(1).write_volatile(id);
         words.add(2).write_volatile(get!(flow.next));
         words.add(3).write_volatile(call.moved);
-        words.add(4).write_volatile(task >> 32 | task << 32);
+        words.add(4).write_volatile(task.rotate_left(32));
         words.add(5).write_volatile(u64::from(KIND_DATA) << 32 | u64::from(call.flow) << 40);
         let opened = get!(connection.opened) != 0;
         set!(walk.open_pending = u64::from(!opened));
@@ -352,7 +352,7 @@ unsafe fn address(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow,
             open.add(1).write_volatile(id);
             open.add(2).write_volatile(get!(flow.next));
             open.add(3).write_volatile(0);
-            open.add(4).write_volatile(task >> 32 | task << 32);
+            open.add(4).write_volatile(task.rotate_left(32));
             open.add(5).write_volatile(72 | u64::from(KIND_OPEN) << 32 | u64::from(call.flow) << 40);
             (*walk).open.endpoints.recognised = get!(connection.recognised);
             socket::describe(walk, call.sk);

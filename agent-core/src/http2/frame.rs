@@ -94,7 +94,7 @@ impl FrameHeader {
             PRIORITY => (self.length == 5, !on_connection),
             RST_STREAM => (self.length == 4, !on_connection),
             SETTINGS if self.has(ACK) => (self.length == 0, on_connection),
-            SETTINGS => (self.length % 6 == 0, on_connection),
+            SETTINGS => (self.length.is_multiple_of(6), on_connection),
             PUSH_PROMISE => (self.length >= 4 + u32::from(self.has(PADDED)), !on_connection),
             PING => (self.length == 8, on_connection),
             GOAWAY => (self.length >= 8, on_connection),
@@ -154,7 +154,7 @@ pub(crate) fn header_block_fragment(header: FrameHeader, payload: &[u8]) -> Resu
     if header.kind == PUSH_PROMISE {
         let (promised, tail) = rest.split_first_chunk::<4>().ok_or(FrameFault::Size)?;
         let promised = u32::from_be_bytes(*promised) & 0x7fff_ffff;
-        if promised == 0 || promised % 2 == 1 {
+        if promised == 0 || !promised.is_multiple_of(2) {
             return Err(FrameFault::PromisedStream);
         }
         rest = tail;

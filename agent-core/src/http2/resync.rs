@@ -30,7 +30,7 @@ pub(crate) fn is_plausible(header: FrameHeader) -> bool {
         && header.fault().is_none()
         && header.length <= LARGEST_FRAME
         && (header.length <= MODEST_FRAME || header.kind == DATA || header.carries_header_block())
-        && !(matches!(header.kind, DATA | HEADERS | CONTINUATION) && header.stream % 2 == 0)
+        && !(matches!(header.kind, DATA | HEADERS | CONTINUATION) && header.stream.is_multiple_of(2))
         && !(header.kind == HEADERS && header.length == 0)
 }
 

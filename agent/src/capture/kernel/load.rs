@@ -194,7 +194,7 @@ fn attach(attempt: Attempt, options: &Options, btf: &Btf<'_>) -> Result<(Ebpf, V
         loader.map_max_entries("CLASSES_BY_ADDRESS", 1).map_max_entries("CONNECTIONS_BY_ADDRESS", 1);
     }
     for (name, value) in &constants {
-        loader.override_global(*name, value, true);
+        loader.override_global(name, value, true);
     }
     let mut ebpf = loader.load(OBJECT).map_err(|error| plain(&error)).context("create the maps")?;
 
