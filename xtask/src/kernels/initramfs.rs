@@ -4,12 +4,14 @@
 //! a device node in an archive needs no root, unlike one in a directory.
 //! Format: Documentation/driver-api/early-userspace/buffer-format.rst in the kernel's source.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use super::{Job, guest_name};
+use crate::shell::cmd;
 
 const DIRECTORY: u32 = 0o040_755;
 const EXECUTABLE: u32 = 0o100_755;
@@ -38,6 +40,19 @@ pub(super) fn build(
     archive.add("etc/hosts", 0o100_644, (0, 0), b"127.0.0.1 localhost\n::1 localhost\n");
     for file in files {
         archive.add(&guest_name(file)?, EXECUTABLE, (0, 0), &read(file)?);
+    }
+    let mut directories = BTreeSet::new();
+    for library in libraries(&files[0])? {
+        let name = library.strip_prefix("/").unwrap_or(&library).to_owned();
+        // From the outermost directory inwards, each once.
+        let parents: Vec<&Path> =
+            name.ancestors().skip(1).filter(|dir| !dir.as_os_str().is_empty()).collect();
+        for parent in parents.into_iter().rev() {
+            if directories.insert(parent.to_owned()) {
+                archive.add(&parent.to_string_lossy(), DIRECTORY, (0, 0), b"");
+            }
+        }
+        archive.add(&name.to_string_lossy(), EXECUTABLE, (0, 0), &read(&library)?);
     }
     let init = init_script(&guest_name(&files[0])?, jobs, run_timeout_seconds);
     archive.add("init", EXECUTABLE, (0, 0), init.as_bytes());
@@ -134,17 +149,36 @@ impl Cpio {
     }
 }
 
-/// Fails unless the file is an ELF program that needs no interpreter (`ld.so`), which no initramfs of ours has.
-pub(super) fn require_static(program: &Path) -> Result<()> {
-    let bytes = read(program)?;
-    match has_interpreter(&bytes) {
-        Some(false) => Ok(()),
-        Some(true) => bail!(
-            "{} is linked dynamically; build it with RUSTFLAGS=\"-C target-feature=+crt-static\"",
-            program.display()
-        ),
+/// The shared libraries that a program needs, and its loader (`ld.so`), as this machine has them. So the program
+/// of an ordinary build runs where there is nothing else, and no second build for a static one is needed.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    match has_interpreter(&read(program)?) {
+        Some(true) => {}
+        Some(false) => return Ok(Vec::new()),
         None => bail!("{} is not a 64-bit ELF program", program.display()),
     }
+    let listed = cmd("ldd")
+        .arg(program)
+        .read()
+        .with_context(|| format!("list the libraries of {}", program.display()))?;
+    libraries_listed(&listed)
+        .with_context(|| format!("{} needs a library that this machine lacks", program.display()))
+}
+
+/// Reads what ldd prints: `libc.so.6 => /lib/…/libc.so.6 (0x…)`, `/lib64/ld-linux-x86-64.so.2 (0x…)`, and
+/// `linux-vdso.so.1 (0x…)`, which is no file.
+fn libraries_listed(text: &str) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let target = line.split_once("=>").map_or(line, |(_, target)| target).trim();
+        if target.starts_with("not found") {
+            bail!("{line}");
+        }
+        if let Some(path) = target.split(' ').next().filter(|path| path.starts_with('/')) {
+            found.push(PathBuf::from(path));
+        }
+    }
+    Ok(found)
 }
 
 /// Looks for a PT_INTERP header; `None` if this is no 64-bit little-endian ELF file.
@@ -188,6 +222,14 @@ mod tests {
         assert_eq!(has_interpreter(&bytes), Some(true));
         assert_eq!(has_interpreter(b"#!/bin/sh\n"), None);
         assert_eq!(has_interpreter(b"\x7fELF\x02\x01"), None);
+    }
+
+    #[test]
+    fn the_libraries_of_a_program_are_those_with_a_path() {
+        let listed = "\tlinux-vdso.so.1 (0x1)\n\tlibc.so.6 => /lib/x/libc.so.6 (0x2)\n\t/lib64/ld.so (0x3)\n";
+        let expected = [PathBuf::from("/lib/x/libc.so.6"), PathBuf::from("/lib64/ld.so")];
+        assert_eq!(libraries_listed(listed).expect("all there"), expected);
+        assert!(libraries_listed("\tlibfoo.so => not found\n").is_err());
     }
 
     #[test]
