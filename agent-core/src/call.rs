@@ -342,14 +342,11 @@ impl Stream {
         if self.protocol != Protocol::Unknown {
             return self.protocol;
         }
-        // Header names are not known. Length-prefixed messages that tile both directions tell gRPC from
-        // everything else that is worth a thought (checklist G3, H11).
-        let client = &self.client.messages;
-        let server = &self.server.messages;
-        let tiles =
-            |messages: &MessageCounter| messages.messages().count == 0 && messages.is_between_messages();
-        if (client.looks_like_grpc() && (server.looks_like_grpc() || tiles(server)))
-            || (server.looks_like_grpc() && tiles(client))
+        // Header names are not known. Length-prefixed messages in one direction, and nothing else in the other,
+        // tell gRPC from everything else that is worth a thought (checklist G3, H11).
+        let (client, server) = (&self.client.messages, &self.server.messages);
+        if (client.looks_like_grpc() && (server.looks_like_grpc() || server.is_empty()))
+            || (server.looks_like_grpc() && client.is_empty())
         {
             Protocol::Grpc
         } else {

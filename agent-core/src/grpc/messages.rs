@@ -100,14 +100,14 @@ impl MessageCounter {
         Messages { count: self.count, bytes: self.bytes, exact: !matches!(self.state, State::Lost) }
     }
 
-    /// At least one message, all of them well-formed, and nothing after the last one: what gRPC looks like.
+    /// At least one message, and all of them well-formed: what gRPC looks like, also when it is cut short.
     pub(crate) fn looks_like_grpc(&self) -> bool {
-        self.well_formed && self.count > 0 && self.is_between_messages()
+        self.well_formed && self.count > 0
     }
 
-    /// Not in the middle of a message.
-    pub(crate) fn is_between_messages(&self) -> bool {
-        matches!(self.state, State::Prefix { have: 0, .. })
+    /// Nothing was seen.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0 && matches!(self.state, State::Prefix { have: 0, .. })
     }
 
     fn advance_body(&mut self, length: u32, remaining: u32) {
@@ -168,6 +168,7 @@ mod tests {
         let mut counter = MessageCounter::new();
         counter.handle_bytes(&[0, 0xff, 0xff, 0xff, 0xff, 1]);
         assert_eq!(counter.messages(), Messages { count: 0, bytes: 0, exact: true });
-        assert!(!counter.is_between_messages());
+        assert!(!counter.is_empty());
+        assert!(!counter.looks_like_grpc());
     }
 }
