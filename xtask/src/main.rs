@@ -2,6 +2,7 @@
 //!
 //! Each command is one module (or folder) with an `Args` struct and a `run` function; this file only dispatches.
 
+mod bench;
 mod dashboards;
 mod debian;
 mod demo;
@@ -33,6 +34,8 @@ enum Command {
     Demo(demo::Args),
     /// Write the Grafana dashboard.
     Dashboards(dashboards::Args),
+    /// Measure, side by side with peers.
+    Bench(bench::Args),
     /// Check the frame walker on Debian's kernels, each booted in qemu.
     Kernels(kernels::Args),
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Dashboards(args) => dashboards::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Kernels(args) => kernels::run(&args),
     };
     match result {

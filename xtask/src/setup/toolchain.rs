@@ -124,6 +124,6 @@ impl Need for BpfLinker {
             .args(["--features", &format!("llvm-{LLVM_MAJOR}")])
             .dir(repo::root())
             .run()
-            .context("is the directory of cargo's programs on PATH, and is crates.io reachable?")
+            .context("is the directory of cargo's programs on PATH, and is the registry of crates reachable?")
     }
 }
