@@ -113,7 +113,18 @@ unsafe fn of_socket(storage: *mut c_void, by_address: *mut c_void, sk: u64, crea
     // SAFETY: `sk` is the trusted socket of the hook; the maps are those of this program.
     unsafe {
         if config!(HAVE_SK_STORAGE) != 0 {
-            return bpf_sk_storage_get(storage, sk as *mut c_void, null_mut(), u64::from(create));
+            let get = || bpf_sk_storage_get(storage, sk as *mut c_void, null_mut(), u64::from(create));
+            let found = get();
+            if !found.is_null() || !create {
+                return found;
+            }
+            // The kernel allocates without waiting, and gives nothing while another CPU holds its lock
+            // (seen on 6.18 for about one new socket in a thousand under load): a moment later it does.
+            let found = get();
+            if !found.is_null() {
+                return found;
+            }
+            return get();
         }
         let key = sk;
         let found = bpf_map_lookup_elem(by_address, (&raw const key).cast());
