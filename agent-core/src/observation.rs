@@ -32,6 +32,47 @@ pub enum Side {
     Server,
 }
 
+impl Side {
+    /// The side of the observed socket, whose flow the requests are in.
+    #[must_use]
+    pub fn of(client_flow: Flow) -> Side {
+        match client_flow {
+            Flow::Sent => Side::Client,
+            Flow::Received => Side::Server,
+        }
+    }
+
+    /// `client` or `server`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Side::Client => "client",
+            Side::Server => "server",
+        }
+    }
+}
+
+/// Names of the gRPC status codes, by code (doc/statuscodes.md of the gRPC project).
+pub const STATUS_NAMES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
 /// How much of a flow is understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Sync {

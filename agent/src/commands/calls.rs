@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
+use agent_core::Observation;
 use agent_core::observation::{ConnectionSummary, Side};
-use agent_core::{Flow, Observation};
 use anyhow::Context;
 use serde_json::json;
 
@@ -137,9 +137,6 @@ impl<W: Write> Listener for CallLines<W> {
     fn handle_connection(&mut self, _subject: &Subject) {}
 
     fn handle_observation(&mut self, subject: &Subject, (): &mut (), observation: Observation) {
-        let side = |client_flow: Option<Flow>| {
-            client_flow.map(|flow| if flow == Flow::Sent { Side::Client } else { Side::Server })
-        };
         let (client, server) = match &observation {
             Observation::CallEnded(call) => subject.client_and_server(call.client_flow),
             Observation::ConnectionEnded(summary) => subject.client_and_server(summary.client_flow),
@@ -157,7 +154,7 @@ impl<W: Write> Listener for CallLines<W> {
                 self.calls += 1;
                 let line = CallLine {
                     connection: subject.connection.0,
-                    side: side(call.client_flow),
+                    side: call.client_flow.map(Side::of),
                     client,
                     server,
                     process: Some(process),

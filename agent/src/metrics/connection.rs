@@ -12,7 +12,9 @@ use agent_core::observation::{
     Call, CallStarted, ConnectionStatus, EndedBy, Exchange, Messages, Outcome, Timeout,
 };
 
-use super::labels::{Deadline, ErrorType, Method, RstCode, Side, Status, Workload};
+use agent_core::observation::Side;
+
+use super::labels::{Deadline, ErrorType, Method, RstCode, Status, Workload};
 use super::series::{Cell, Direction, Distribution, Key, Measure, Scope, Update};
 use super::store::{Locked, Place, Store};
 

@@ -14,7 +14,9 @@ use prometheus_client::metrics::MetricType;
 use super::catalogue::{self as names, CATALOGUE, Family, Kind};
 use super::health::HealthSnapshot;
 use super::histogram::{Histogram, ZERO_THRESHOLD};
-use super::labels::{self, Method, Side};
+use agent_core::observation::Side;
+
+use super::labels::{self, Method};
 use super::series::{Cell, Direction, Distribution, Key, Measure, Scope};
 use super::store::Snapshot;
 

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use agent_core::Flow;
-use agent_core::observation::{Call, EndedBy, Outcome, Protocol, StatusSource, Sync, Timeout};
+use agent_core::observation::{
+    Call, EndedBy, Outcome, Protocol, STATUS_NAMES, Side, StatusSource, Sync, Timeout,
+};
 
 /// Beyond a limit (OpenTelemetry's word for it).
 pub(super) const OTHER: &str = "_OTHER";
@@ -16,35 +17,6 @@ const INVALID: &str = "invalid";
 pub(super) const METHOD_BYTES_MAX: usize = 256;
 /// Longest service name that becomes a label.
 pub(super) const SERVICE_BYTES_MAX: usize = 128;
-
-/// Which end of its connections the observed workload is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Side {
-    /// It sends the requests.
-    Client,
-    /// It receives the requests.
-    Server,
-}
-
-impl Side {
-    /// The side of the observed socket, whose flow the requests are in.
-    #[must_use]
-    pub fn of(client_flow: Flow) -> Side {
-        match client_flow {
-            Flow::Sent => Side::Client,
-            Flow::Received => Side::Server,
-        }
-    }
-
-    /// Label value.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Side::Client => "client",
-            Side::Server => "server",
-        }
-    }
-}
 
 /// Label value of a side that may be unknown.
 pub(super) fn side_label(side: Option<Side>) -> &'static str {
@@ -180,26 +152,6 @@ pub(super) enum Status {
     /// There was one, or may have been, that was not read.
     Unresolved,
 }
-
-const STATUS_NAMES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 impl Status {
     /// Status of a call.

@@ -24,7 +24,7 @@ use prometheus_client::registry::Registry;
 
 pub use connection::ConnectionSeries;
 pub use health::{Backend, KernelCounters};
-pub use labels::{Side, Workload};
+pub use labels::Workload;
 pub use store::{Clock, SeriesLimits};
 
 use exposition::Client;

@@ -10,7 +10,9 @@ use agent_core::observation::{EndedBy, Outcome, Protocol, Sync};
 use smallvec::SmallVec;
 
 use super::histogram::{self, Histogram, Layout};
-use super::labels::{Deadline, ErrorType, Method, RstCode, Side, Status, Workload};
+use agent_core::observation::Side;
+
+use super::labels::{Deadline, ErrorType, Method, RstCode, Status, Workload};
 
 /// Whose series.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

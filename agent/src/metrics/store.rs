@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::labels::{Method, Side, Workload};
+use agent_core::observation::Side;
+
+use super::labels::{Method, Workload};
 use super::series::{Cell, Key, Level, Scope, State, Update};
 
 const SHARDS: usize = 8;

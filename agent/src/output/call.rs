@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use agent_core::observation::{Call, Outcome, Side, StatusSource, Sync, Timeout};
+use agent_core::observation::{Call, Outcome, STATUS_NAMES, Side, StatusSource, Sync, Timeout};
 
 /// A call, ready to be shown.
 #[derive(Clone, Debug)]
@@ -109,8 +109,7 @@ pub fn sync_name(sync: Sync) -> &'static str {
 #[must_use]
 pub fn side_name(side: Option<Side>) -> &'static str {
     match side {
-        Some(Side::Client) => "client",
-        Some(Side::Server) => "server",
+        Some(side) => side.as_str(),
         None => "unknown",
     }
 }
@@ -118,26 +117,7 @@ pub fn side_name(side: Option<Side>) -> &'static str {
 /// The name of a gRPC status code (grpc/doc/statuscodes.md).
 #[must_use]
 pub fn status_name(status: u32) -> Cow<'static, str> {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    match NAMES.get(status as usize) {
+    match STATUS_NAMES.get(status as usize) {
         Some(name) => Cow::Borrowed(name),
         None => Cow::Owned(format!("STATUS_{status}")),
     }
