@@ -1,0 +1,130 @@
+//! One of the two flows of a connection: its frames, its HPACK context, and what SETTINGS say of it.
+
+use std::collections::VecDeque;
+
+use super::Connection;
+use crate::hpack::Decoder;
+use crate::http2::frame::{self, FrameHeader};
+use crate::http2::reader::FrameReader;
+use crate::http2::settings;
+use crate::input::{Chunk, Flow};
+use crate::observation::{FlowSummary, Sync};
+use crate::observer::Shared;
+
+/// One flow.
+#[derive(Debug)]
+pub(super) struct FlowState {
+    pub(super) reader: FrameReader,
+    pub(super) hpack: Decoder,
+    /// End of what was seen; `None` before the first chunk.
+    pub(super) next_offset: Option<u64>,
+    /// A header block that is being collected (RFC 9113 §4.3).
+    pub(super) block: Option<PartialBlock>,
+    /// SETTINGS_HEADER_TABLE_SIZE in force for this flow's encoder, if it is known.
+    pub(super) table_size: Option<u32>,
+    /// The same as sent by the other side and not yet acknowledged in this flow; an entry for each SETTINGS frame.
+    pub(super) table_sizes: VecDeque<Option<u32>>,
+    pub(super) frames: u64,
+    pub(super) header_blocks: u64,
+    pub(super) bytes: u64,
+    pub(super) hole_bytes: u64,
+    pub(super) desyncs: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct PartialBlock {
+    pub(super) first: FrameHeader,
+    pub(super) fragments: Vec<u8>,
+    /// A part is missing or did not fit: the block cannot be decoded.
+    pub(super) unreadable: bool,
+}
+
+/// SETTINGS frames that may be unacknowledged at once before the oldest is taken as acknowledged.
+const UNACKNOWLEDGED_SETTINGS: usize = 16;
+
+/// Initial value of SETTINGS_HEADER_TABLE_SIZE (RFC 9113 §6.5.2).
+const DEFAULT_TABLE_SIZE: u32 = 4_096;
+
+pub(super) fn index(flow: Flow) -> usize {
+    match flow {
+        Flow::Sent => 0,
+        Flow::Received => 1,
+    }
+}
+
+impl FlowState {
+    pub(super) fn new(shared: &Shared) -> FlowState {
+        let limits = &shared.limits;
+        FlowState {
+            reader: FrameReader::at_start(limits.header_block_bytes),
+            hpack: Decoder::synced(limits.hpack_table_bytes),
+            next_offset: None,
+            block: None,
+            table_size: Some(DEFAULT_TABLE_SIZE),
+            table_sizes: VecDeque::new(),
+            frames: 0,
+            header_blocks: 0,
+            bytes: 0,
+            hole_bytes: 0,
+            desyncs: 0,
+        }
+    }
+
+    /// The peer may use a larger table as soon as it has read that it may, and must not use a larger one
+    /// than it was told once it has acknowledged that (RFC 9113 §6.5.3): until then both are allowed.
+    pub(super) fn apply_table_size(&mut self) {
+        if let Some(acknowledged) = self.table_size {
+            let largest = self.table_sizes.iter().flatten().fold(acknowledged, |a, b| a.max(*b));
+            self.hpack.set_settings_limit(largest);
+        }
+    }
+
+    pub(super) fn sync(&self) -> Sync {
+        if self.reader.is_lost() {
+            Sync::Desynced
+        } else if self.hpack.is_fully_known() {
+            Sync::Synced
+        } else {
+            Sync::Late
+        }
+    }
+
+    pub(super) fn summary(&self) -> FlowSummary {
+        FlowSummary {
+            sync: self.sync(),
+            frames: self.frames,
+            header_blocks: self.header_blocks,
+            bytes: self.bytes,
+            hole_bytes: self.hole_bytes,
+            desyncs: self.desyncs,
+        }
+    }
+}
+
+impl Connection {
+    pub(super) fn handle_settings(&mut self, header: FrameHeader, payload: &[u8], chunk: &Chunk<'_>) {
+        if self.client_flow == Some(chunk.flow) {
+            self.recognised = true;
+        }
+        if header.has(frame::ACK) {
+            let state = &mut self.flows[index(chunk.flow)];
+            if let Some(Some(size)) = state.table_sizes.pop_front() {
+                state.table_size = Some(size);
+                state.apply_table_size();
+            }
+            return;
+        }
+        let size = settings::entries(payload)
+            .filter(|(id, _)| *id == settings::HEADER_TABLE_SIZE)
+            .last()
+            .map(|(_, size)| size);
+        let other = &mut self.flows[index(chunk.flow.opposite())];
+        if other.table_sizes.len() >= UNACKNOWLEDGED_SETTINGS {
+            other.table_sizes.pop_front();
+        }
+        other.table_sizes.push_back(size);
+        if size.is_some() {
+            other.apply_table_size();
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! One connection: two flows of frames, two HPACK contexts, and the streams that both belong to.
+
+use std::collections::HashMap;
+
+use foldhash::quality::RandomState;
+
+use crate::call::{Peer, Stream};
+use crate::grpc_requests::GrpcRequests;
+use crate::hpack::Decoder;
+use crate::http2::frame::{self, FrameFault, FrameHeader};
+use crate::http2::reader::{Event, FrameReader, Piece};
+use crate::input::{Chunk, ConnectionId, Flow, Timestamp};
+use crate::methods::Shapes;
+use crate::observation::{Anomaly, ConnectionStatus, ConnectionSummary, Observation, Sync};
+use crate::observer::{Shared, Timer};
+use crate::unseen::UnseenStreams;
+
+mod flow;
+mod header_blocks;
+mod streams;
+mod trace;
+
+use flow::{FlowState, index};
+
+/// A connection of which at least one byte was seen.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    id: ConnectionId,
+    flows: [FlowState; 2],
+    /// Which flow comes from the client, once it is known.
+    client_flow: Option<Flow>,
+    /// It was shown to be HTTP/2: by the preface and SETTINGS, or by a header block that makes sense.
+    recognised: bool,
+    streams: HashMap<u32, Stream, RandomState>,
+    unseen: UnseenStreams,
+    shapes: Shapes,
+    grpc_requests: GrpcRequests,
+    /// Last stream id of the server's last GOAWAY.
+    goaway: Option<u32>,
+    calls: u64,
+    opened: Timestamp,
+    /// When the last byte was seen.
+    pub(crate) last_seen: Timestamp,
+    /// When it was first said to be closing.
+    closing: Option<Timestamp>,
+    reported: Option<(Option<Flow>, Sync)>,
+}
+
+impl Connection {
+    pub(crate) fn new(id: ConnectionId, time: Timestamp, shared: &Shared) -> Connection {
+        Connection {
+            id,
+            flows: [FlowState::new(shared), FlowState::new(shared)],
+            client_flow: None,
+            recognised: false,
+            streams: HashMap::default(),
+            unseen: UnseenStreams::default(),
+            shapes: Shapes::default(),
+            grpc_requests: GrpcRequests::default(),
+            goaway: None,
+            calls: 0,
+            opened: time,
+            last_seen: time,
+            closing: None,
+            reported: None,
+        }
+    }
+
+    /// Takes the next piece of one flow.
+    pub(crate) fn handle_chunk(&mut self, chunk: &Chunk<'_>, shared: &mut Shared) {
+        self.last_seen = self.last_seen.max(chunk.time);
+        let state = &mut self.flows[index(chunk.flow)];
+        let mut bytes = chunk.bytes;
+        let mut hole = 0;
+        match state.next_offset {
+            None if chunk.offset > 0 => {
+                // Joined in the middle: everything that this flow has carried so far is unknown.
+                state.reader = FrameReader::in_the_middle(shared.limits.header_block_bytes);
+                state.hpack = Decoder::late(shared.limits.hpack_table_bytes);
+                state.table_size = None;
+                if self.client_flow == Some(chunk.flow) || self.client_flow.is_none() {
+                    self.unseen.handle_loss();
+                }
+            }
+            None => {}
+            Some(next) if chunk.offset >= next => hole = chunk.offset - next,
+            Some(next) => {
+                let seen = usize::try_from(next - chunk.offset).unwrap_or(usize::MAX);
+                bytes = bytes.get(seen..).unwrap_or_default();
+            }
+        }
+        let end = chunk.offset.saturating_add(chunk.bytes.len() as u64);
+        state.next_offset = Some(state.next_offset.map_or(end, |next| next.max(end)));
+        state.bytes += bytes.len() as u64;
+        state.hole_bytes += hole;
+        if state.reader.is_not_http2() {
+            return;
+        }
+        if hole > 0 {
+            if state.reader.is_lost() {
+                self.handle_unread(chunk, shared);
+            } else {
+                self.read(chunk, Piece::Hole(hole), shared);
+            }
+        }
+        if !bytes.is_empty() {
+            let state = &mut self.flows[index(chunk.flow)];
+            let _ = state.reader.start_chunk(chunk.boundary, bytes);
+            if state.reader.is_lost() {
+                self.handle_unread(chunk, shared);
+            } else {
+                self.read(chunk, Piece::Bytes(bytes), shared);
+            }
+        }
+        self.report_status(chunk.time, shared);
+    }
+
+    /// One of its ends was closed: calls that do not end by themselves until it is finished were aborted.
+    pub(crate) fn handle_close(&mut self, time: Timestamp) {
+        self.closing = Some(self.closing.map_or(time, |earlier| earlier.min(time)));
+    }
+
+    /// Reports everything that is left. `lost` says that the connection did not end but was given up.
+    pub(crate) fn finish(&mut self, time: Timestamp, how: Finish, shared: &mut Shared) {
+        let closed = self.closing;
+        let mut ids: Vec<u32> = self.streams.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            let Some(mut stream) = self.streams.remove(&id) else { continue };
+            if !stream.has_ended() {
+                match (how, closed) {
+                    (Finish::Ended, _) => stream.handle_abort(closed.unwrap_or(time)),
+                    (Finish::EndOfObservation, Some(closed)) => stream.handle_abort(closed),
+                    (Finish::EndOfObservation, None) => {}
+                    (Finish::Evicted, _) => stream.give_up(time),
+                }
+            }
+            stream.handle_moment_passed();
+            self.report(id, stream, shared);
+        }
+        let summary = ConnectionSummary {
+            connection: self.id,
+            client_flow: self.client_flow,
+            flows: [self.flows[0].summary(), self.flows[1].summary()],
+            calls: self.calls,
+            opened: self.opened,
+            closed: closed.unwrap_or(self.last_seen),
+            http2: self.recognised,
+        };
+        shared.observations.push_back(Observation::ConnectionEnded(Box::new(summary)));
+    }
+
+    /// Streams that are followed now.
+    pub(crate) fn open_streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    fn read(&mut self, chunk: &Chunk<'_>, mut piece: Piece<'_>, shared: &mut Shared) {
+        let at = index(chunk.flow);
+        // The reader is taken out, so that its events can borrow from it while the connection changes.
+        let mut reader = std::mem::replace(&mut self.flows[at].reader, FrameReader::at_start(0));
+        let mut give_up = false;
+        while let Some(event) = reader.next(&mut piece) {
+            if let Verdict::BoundaryWasWrong = self.handle_event(event, chunk, shared) {
+                give_up = true;
+                break;
+            }
+        }
+        if give_up {
+            reader.lose_boundary();
+            self.handle_boundary_lost(chunk, shared);
+        }
+        self.flows[at].reader = reader;
+    }
+
+    fn handle_event(&mut self, event: Event<'_>, chunk: &Chunk<'_>, shared: &mut Shared) -> Verdict {
+        match event {
+            Event::Preface => self.client_flow = Some(chunk.flow),
+            Event::Frame(header, payload) => return self.handle_frame(header, payload, true, chunk, shared),
+            Event::PartialFrame(header, payload) => {
+                return self.handle_frame(header, payload, false, chunk, shared);
+            }
+            Event::DataStart(header) => {
+                self.flows[index(chunk.flow)].frames += 1;
+                self.check_continuation(header, chunk, shared);
+                if let Some(fault) = header.fault() {
+                    self.anomaly(header.stream, fault.kind(), chunk, shared);
+                }
+            }
+            Event::Data(header, bytes) => {
+                if let Some((stream, peer)) = self.stream_of_data(header, chunk, shared) {
+                    stream.messages(peer).handle_bytes(bytes);
+                }
+            }
+            Event::DataHole(header, len) => {
+                if let Some((stream, peer)) = self.stream_of_data(header, chunk, shared) {
+                    stream.messages(peer).handle_hole(len);
+                }
+            }
+            Event::DataEnd(header) => {
+                self.trace(header, &[], None, chunk, shared);
+                if header.has(frame::END_STREAM)
+                    && let Some((stream, peer)) = self.stream_of_data(header, chunk, shared)
+                {
+                    stream.handle_end_of_data(peer, chunk.time);
+                    self.settle(header.stream, chunk.time, shared);
+                }
+            }
+            Event::BadPadding(header) => {
+                self.anomaly(header.stream, FrameFault::Padding.kind(), chunk, shared);
+            }
+            Event::BoundaryLost => self.handle_boundary_lost(chunk, shared),
+            Event::BoundaryFound => {}
+            Event::NotHttp2 => self.anomaly(0, "not_http2", chunk, shared),
+        }
+        Verdict::Fine
+    }
+
+    fn handle_frame(
+        &mut self,
+        header: FrameHeader,
+        payload: &[u8],
+        whole: bool,
+        chunk: &Chunk<'_>,
+        shared: &mut Shared,
+    ) -> Verdict {
+        self.flows[index(chunk.flow)].frames += 1;
+        if header.kind != frame::CONTINUATION {
+            self.check_continuation(header, chunk, shared);
+        }
+        if let Some(fault) = header.fault() {
+            self.anomaly(header.stream, fault.kind(), chunk, shared);
+            if header.carries_header_block() {
+                self.lose_header_block(chunk, shared);
+            }
+            self.trace(header, payload, None, chunk, shared);
+            return Verdict::Fine;
+        }
+        if header.carries_header_block() {
+            return self.handle_header_fragment(header, payload, whole, chunk, shared);
+        }
+        match header.kind {
+            frame::SETTINGS if whole => self.handle_settings(header, payload, chunk),
+            frame::RST_STREAM => {
+                if let Some(code) = frame::u32_at(payload, 0) {
+                    self.handle_rst_stream(header.stream, code, chunk, shared);
+                }
+            }
+            frame::GOAWAY => self.handle_goaway(payload, chunk, shared),
+            // PRIORITY, PING and WINDOW_UPDATE say nothing about calls; unknown types are skipped.
+            _ => {}
+        }
+        self.trace(header, payload, None, chunk, shared);
+        Verdict::Fine
+    }
+
+    fn handle_boundary_lost(&mut self, chunk: &Chunk<'_>, shared: &mut Shared) {
+        let state = &mut self.flows[index(chunk.flow)];
+        state.desyncs += 1;
+        state.block = None;
+        state.hpack.start_epoch();
+        for state in &mut self.flows {
+            // SETTINGS, or their acknowledgement, may have been among what was lost.
+            state.table_size = None;
+            state.table_sizes.clear();
+            state.hpack.forget_settings_limit();
+        }
+        self.anomaly(0, "boundary_lost", chunk, shared);
+        self.handle_unread(chunk, shared);
+    }
+
+    /// Bytes of this flow passed that were not read: they may have belonged to any open stream, and have
+    /// opened others.
+    fn handle_unread(&mut self, chunk: &Chunk<'_>, shared: &mut Shared) {
+        let Some(peer) = self.peer(chunk.flow) else { return };
+        if peer == Peer::Client {
+            self.unseen.handle_loss();
+        }
+        let due = chunk.time.plus(shared.limits.uncertain_call_ns);
+        for (id, stream) in &mut self.streams {
+            if !stream.uncertain {
+                shared.set_timer(due, Timer::Stream(self.id, *id));
+            }
+            stream.handle_loss(peer);
+        }
+    }
+
+    fn peer(&self, flow: Flow) -> Option<Peer> {
+        self.client_flow.map(|client| if client == flow { Peer::Client } else { Peer::Server })
+    }
+
+    fn report_status(&mut self, time: Timestamp, shared: &mut Shared) {
+        if !self.recognised {
+            return;
+        }
+        let sync = self
+            .flows
+            .iter()
+            .filter(|state| state.next_offset.is_some())
+            .map(FlowState::sync)
+            .max()
+            .unwrap_or(Sync::Synced);
+        if self.reported == Some((self.client_flow, sync)) {
+            return;
+        }
+        self.reported = Some((self.client_flow, sync));
+        shared.observations.push_back(Observation::Connection(ConnectionStatus {
+            connection: self.id,
+            client_flow: self.client_flow,
+            sync,
+            time,
+        }));
+    }
+
+    fn anomaly(&self, stream: u32, kind: &'static str, chunk: &Chunk<'_>, shared: &mut Shared) {
+        let anomaly = Anomaly { connection: self.id, stream, kind, time: chunk.time };
+        shared.observations.push_back(Observation::Anomaly(anomaly));
+    }
+}
+
+/// Why a connection is finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Finish {
+    /// It was closed.
+    Ended,
+    /// Nothing more will be observed.
+    EndOfObservation,
+    /// It is forgotten, to stay within the limits.
+    Evicted,
+}
+
+/// What an event means for the frame boundary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Fine,
+    /// What was taken for a frame is not one.
+    BoundaryWasWrong,
+}

@@ -1,0 +1,288 @@
+//! From header blocks and DATA to streams, and from streams to what is reported of them.
+
+use super::Connection;
+use crate::call::{Peer, Stream};
+use crate::header_block::HeaderBlock;
+use crate::http2::frame::{self, FrameHeader};
+use crate::input::{Chunk, Timestamp};
+use crate::observation::{Exchange, Observation, Protocol};
+use crate::observer::{Shared, Timer};
+
+impl Connection {
+    /// The moment in which the rest of an ended stream could arrive has passed, or a stream of which bytes
+    /// were lost was silent for long.
+    pub(crate) fn handle_stream_timeout(&mut self, id: u32, time: Timestamp, shared: &mut Shared) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.is_ending() {
+            stream.handle_moment_passed();
+            self.remove(id, shared);
+        } else if stream.uncertain {
+            let due = stream.last_seen.plus(shared.limits.uncertain_call_ns);
+            if due > time {
+                shared.set_timer(due, Timer::Stream(self.id, id));
+            } else {
+                stream.give_up(time);
+                self.remove(id, shared);
+            }
+        }
+    }
+
+    pub(super) fn handle_rst_stream(&mut self, id: u32, code: u32, chunk: &Chunk<'_>, shared: &mut Shared) {
+        let Some(peer) = self.peer(chunk.flow) else { return };
+        if let Some(stream) = self.stream_if_followed(id, chunk.time, shared) {
+            stream.handle_reset(peer, code, chunk.time);
+            self.settle(id, chunk.time, shared);
+        }
+    }
+
+    pub(super) fn handle_goaway(&mut self, payload: &[u8], chunk: &Chunk<'_>, shared: &mut Shared) {
+        let Some(last) = frame::u32_at(payload, 0) else { return };
+        if self.peer(chunk.flow) != Some(Peer::Server) {
+            return;
+        }
+        let last = last & 0x7fff_ffff;
+        self.goaway = Some(last);
+        let mut refused: Vec<u32> = self
+            .streams
+            .iter()
+            .filter(|(id, stream)| **id > last && !stream.has_ended() && stream.has_request())
+            .map(|(id, _)| *id)
+            .collect();
+        refused.sort_unstable();
+        for id in refused {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.handle_refused(chunk.time);
+            }
+            self.settle(id, chunk.time, shared);
+        }
+    }
+
+    pub(super) fn handle_headers(
+        &mut self,
+        id: u32,
+        block: &HeaderBlock,
+        end_stream: bool,
+        chunk: &Chunk<'_>,
+        shared: &mut Shared,
+    ) {
+        let Some(peer) = self.peer(chunk.flow) else { return };
+        self.recognised = true;
+        if id.is_multiple_of(2) {
+            return; // Pushed: gRPC has no use for it. Its block was decoded, which is what matters (F5).
+        }
+        if block.repeated_status {
+            self.anomaly(id, "grpc_status_repeated", chunk, shared);
+        }
+        match peer {
+            Peer::Client if block.is_request => {
+                self.handle_request(id, Some(block), end_stream, chunk, shared)
+            }
+            Peer::Client => {
+                if end_stream && let Some(stream) = self.stream_if_followed(id, chunk.time, shared) {
+                    stream.handle_end_of_request();
+                    self.settle(id, chunk.time, shared);
+                }
+            }
+            Peer::Server => {
+                if let Some(stream) = self.stream_if_followed(id, chunk.time, shared) {
+                    stream.handle_response(block, end_stream, chunk.time);
+                    self.settle(id, chunk.time, shared);
+                }
+            }
+        }
+    }
+
+    pub(super) fn handle_unreadable_headers(
+        &mut self,
+        first: FrameHeader,
+        end_stream: bool,
+        chunk: &Chunk<'_>,
+        shared: &mut Shared,
+    ) {
+        let id = first.stream;
+        if first.kind != frame::HEADERS || id.is_multiple_of(2) {
+            return;
+        }
+        match self.peer(chunk.flow) {
+            None => {}
+            Some(Peer::Client) if self.unseen.is_new(id) => {
+                self.handle_request(id, None, end_stream, chunk, shared);
+            }
+            Some(Peer::Client) => {
+                if end_stream && let Some(stream) = self.stream_if_followed(id, chunk.time, shared) {
+                    stream.handle_end_of_request();
+                    self.settle(id, chunk.time, shared);
+                }
+            }
+            Some(Peer::Server) => {
+                if let Some(stream) = self.stream_if_followed(id, chunk.time, shared) {
+                    stream.handle_unreadable_response(end_stream, chunk.time);
+                    self.settle(id, chunk.time, shared);
+                }
+            }
+        }
+    }
+
+    pub(super) fn handle_request(
+        &mut self,
+        id: u32,
+        block: Option<&HeaderBlock>,
+        end_stream: bool,
+        chunk: &Chunk<'_>,
+        shared: &mut Shared,
+    ) {
+        let known = self.streams.contains_key(&id);
+        if known && self.streams.get(&id).is_some_and(Stream::has_request) {
+            // A second header block from the client: trailers, whatever they hold.
+            if end_stream && let Some(stream) = self.streams.get_mut(&id) {
+                stream.handle_end_of_request();
+                self.settle(id, chunk.time, shared);
+            }
+            return;
+        }
+        if !known && !self.unseen.is_new(id) {
+            self.anomaly(id, "stream_id_reused", chunk, shared);
+            return;
+        }
+        self.unseen.handle_request(id);
+        if !known && self.streams.len() >= shared.limits.streams_per_connection {
+            self.anomaly(id, "streams_limit", chunk, shared);
+            return;
+        }
+        let same_content_type = block.is_some_and(|block| {
+            block.protocol.is_none() && self.grpc_requests.include(&block.unknown_fields)
+        });
+        let stream = self.streams.entry(id).or_insert_with(|| Stream::new(chunk.time, false));
+        match block {
+            Some(block) => {
+                stream.handle_request(block, chunk.thread, chunk.time);
+                if same_content_type {
+                    stream.handle_known_content_type();
+                }
+                if block.timeout == Some(crate::observation::Timeout::Invalid) {
+                    self.anomaly(id, "timeout_syntax", chunk, shared);
+                }
+            }
+            None => stream.handle_unreadable_request(chunk.thread, chunk.time),
+        }
+        if end_stream && let Some(stream) = self.streams.get_mut(&id) {
+            stream.handle_end_of_request();
+        }
+        if self.goaway.is_some_and(|last| id > last)
+            && let Some(stream) = self.streams.get_mut(&id)
+        {
+            stream.handle_refused(chunk.time);
+        }
+        self.settle(id, chunk.time, shared);
+    }
+
+    /// The stream that a frame belongs to, if it is open or may have been opened unseen.
+    pub(super) fn stream_if_followed(
+        &mut self,
+        id: u32,
+        time: Timestamp,
+        shared: &mut Shared,
+    ) -> Option<&mut Stream> {
+        if !self.streams.contains_key(&id) {
+            let is_new = self.unseen.is_new(id);
+            let joined_late = self.unseen.may_have_been_missed(id);
+            if id.is_multiple_of(2) || !(is_new || joined_late) {
+                return None; // Closed, reset or never opened: ignored, without state (checklist S5).
+            }
+            if self.streams.len() >= shared.limits.streams_per_connection {
+                return None;
+            }
+            let mut stream = Stream::new(time, joined_late);
+            stream.uncertain = joined_late;
+            self.streams.insert(id, stream);
+            shared.set_timer(time.plus(shared.limits.request_due_ns), Timer::Request(self.id, id));
+        }
+        let stream = self.streams.get_mut(&id)?;
+        stream.last_seen = time;
+        Some(stream)
+    }
+
+    /// A response came before its request, and the request has not come since.
+    pub(crate) fn handle_request_overdue(&mut self, id: u32, time: Timestamp, shared: &mut Shared) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if stream.has_request() {
+            return;
+        }
+        stream.uncertain = true;
+        if stream.is_ending() {
+            stream.handle_moment_passed();
+            self.remove(id, shared);
+        } else {
+            shared.set_timer(time.plus(shared.limits.uncertain_call_ns), Timer::Stream(self.id, id));
+        }
+    }
+
+    pub(super) fn stream_of_data(
+        &mut self,
+        header: FrameHeader,
+        chunk: &Chunk<'_>,
+        shared: &mut Shared,
+    ) -> Option<(&mut Stream, Peer)> {
+        let peer = self.peer(chunk.flow)?;
+        let stream = self.stream_if_followed(header.stream, chunk.time, shared)?;
+        // What is sent after a reset is not part of the call (checklist G9, D5).
+        (!stream.is_reset()).then_some((stream, peer))
+    }
+
+    /// After a change of a stream: says that it started, and that it ended once that is certain.
+    pub(super) fn settle(&mut self, id: u32, time: Timestamp, shared: &mut Shared) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if let Some(client_flow) = self.client_flow
+            && let Some(started) = stream.take_started(self.id, id, client_flow)
+        {
+            shared.observations.push_back(Observation::CallStarted(started));
+        }
+        if stream.is_complete() {
+            self.remove(id, shared);
+        } else if stream.is_ending() && stream.has_request() {
+            shared.set_timer(time.plus(shared.limits.ending_ns), Timer::Stream(self.id, id));
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: u32, shared: &mut Shared) {
+        if let Some(stream) = self.streams.remove(&id) {
+            self.unseen.handle_end(id);
+            self.report(id, stream, shared);
+        }
+    }
+
+    pub(super) fn report(&mut self, id: u32, mut stream: Stream, shared: &mut Shared) {
+        if self.grpc_requests.include(stream.unknown_fields()) {
+            stream.handle_known_content_type();
+        }
+        let protocol = stream.protocol();
+        if protocol != Protocol::Grpc {
+            // Not gRPC, or nothing tells: counted, not invented.
+            shared.observations.push_back(Observation::ExchangeEnded(Exchange {
+                connection: self.id,
+                stream: id,
+                protocol,
+                client_flow: self.client_flow,
+                http_status: stream.http_status(),
+                time: stream.last_seen,
+            }));
+            return;
+        }
+        self.calls += 1;
+        self.grpc_requests.learn(stream.unknown_fields());
+        let call = stream.call(self.id, id, self.client_flow, &mut self.shapes);
+        if !stream.was_reported()
+            && let Some(client_flow) = self.client_flow
+        {
+            shared.observations.push_back(Observation::CallStarted(crate::observation::CallStarted {
+                connection: self.id,
+                stream: id,
+                client_flow,
+                method: call.method.clone(),
+                timeout: call.timeout,
+                time: call.started.unwrap_or(call.first_seen),
+            }));
+        }
+        shared.observations.push_back(Observation::CallEnded(Box::new(call)));
+    }
+}
