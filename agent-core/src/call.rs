@@ -13,6 +13,7 @@
 
 use std::sync::Arc;
 
+use crate::flow_control::Credit;
 use crate::grpc::messages::MessageCounter;
 use crate::grpc::status;
 use crate::header_block::{GrpcStatus, HeaderBlock};
@@ -47,6 +48,8 @@ pub(crate) struct Stream {
     response_due: Option<Timestamp>,
     /// Bytes that may have belonged to it were lost: how it ends may never be seen.
     pub(crate) uncertain: bool,
+    /// What DATA and WINDOW_UPDATE say of its windows, by the flow of the sender: sent, received.
+    credits: [Credit; 2],
     started_reported: bool,
 }
 
@@ -80,7 +83,7 @@ struct End {
 
 impl Stream {
     /// A stream whose request has just been seen, or (`joined_late`) one that is older than what was seen.
-    pub(crate) fn new(time: Timestamp, joined_late: bool) -> Stream {
+    pub(crate) fn new(time: Timestamp, joined_late: bool, credits: [Credit; 2]) -> Stream {
         let half = || Half {
             messages: if joined_late { MessageCounter::joined_late() } else { MessageCounter::new() },
             ended: false,
@@ -97,6 +100,7 @@ impl Stream {
             end: None,
             response_due: None,
             uncertain: false,
+            credits,
             started_reported: false,
         }
     }
@@ -262,6 +266,32 @@ impl Stream {
         match from {
             Peer::Client => &mut self.client.messages,
             Peer::Server => &mut self.server.messages,
+        }
+    }
+
+    /// The credit of the sender of `flow`.
+    pub(crate) fn credit(&mut self, flow: Flow) -> &mut Credit {
+        let [sent, received] = &mut self.credits;
+        match flow {
+            Flow::Sent => sent,
+            Flow::Received => received,
+        }
+    }
+
+    /// The credits of both senders.
+    pub(crate) fn credits(&self) -> &[Credit; 2] {
+        &self.credits
+    }
+
+    /// DATA or WINDOW_UPDATE frames of it may have been missed.
+    pub(crate) fn forget_credits(&mut self) {
+        self.credits = [None, None];
+    }
+
+    /// DATA of this payload length was sent in `flow`.
+    pub(crate) fn handle_data_length(&mut self, flow: Flow, length: u32) {
+        if let Some(credit) = self.credit(flow) {
+            *credit = credit.saturating_sub(i64::from(length));
         }
     }
 

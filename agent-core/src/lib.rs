@@ -14,6 +14,7 @@ mod header_block;
 mod grpc;
 mod grpc_requests;
 mod unseen;
+mod flow_control;
 mod call;
 mod connection;
 pub mod observer;

@@ -304,12 +304,24 @@ pub struct FrameSeen {
     pub settings: Option<Vec<(u16, u32)>>,
     /// WINDOW_UPDATE: increment.
     pub increment: Option<u32>,
+    /// DATA: windows of its sender after it. WINDOW_UPDATE: windows of its receiver after it.
+    pub windows: Option<WindowsSeen>,
     /// RST_STREAM and GOAWAY: error code.
     pub code: Option<u32>,
     /// The frame that ends a header block: its fields, names and values that are not known as `None`.
     pub headers: Option<Vec<FieldSeen>>,
     /// The block could not be decoded: why.
     pub hpack_error: Option<String>,
+}
+
+/// What an end of a connection may still send, in octets of DATA payload (RFC 9113 §5.2). Below zero after
+/// SETTINGS took back what was sent already; `None` where a frame that counts may have been missed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WindowsSeen {
+    /// On the connection.
+    pub connection: Option<i64>,
+    /// On the frame's stream; `None` also on a stream that is not open.
+    pub stream: Option<i64>,
 }
 
 /// Something that should not be, by kind; counted.
@@ -359,4 +371,7 @@ pub struct FlowSummary {
     pub hole_bytes: u64,
     /// Holes that cost the frame boundary or header blocks.
     pub desyncs: u64,
+    /// Octets of DATA payload that its sender could still send on the connection (RFC 9113 §5.2); `None` if a frame
+    /// that counts may have been missed.
+    pub send_window: Option<i64>,
 }

@@ -29,19 +29,6 @@ fn replay(arguments: &[&str], path: &Path) -> Vec<Value> {
     lines(&ran.stdout)
 }
 
-/// The recording that an oracle file was made from: `folder__…__name.frames.jsonl.gz`.
-fn recording_of(corpora: &Path, oracle: &Path) -> PathBuf {
-    let file = oracle.file_name().and_then(|name| name.to_str()).expect("a plain name");
-    let parts: Vec<&str> = file.trim_end_matches(".frames.jsonl.gz").split("__").collect();
-    let (folder, name) = (parts[0], parts[parts.len() - 1]);
-    let candidates = [".pcap", ".pcap.gz", ".pcapng", ".pcapng.gz"];
-    candidates
-        .iter()
-        .map(|ending| corpora.join(folder).join(format!("{name}{ending}")))
-        .find(|path| path.exists())
-        .unwrap_or_else(|| panic!("no recording for {file}"))
-}
-
 /// The same, but for blocks that the oracle could not decode: it gives up where a field is not known, and the
 /// core says which fields are not.
 fn same_frame(ours: &Value, oracle: &Value) -> bool {
@@ -72,7 +59,7 @@ fn every_frame_is_as_the_oracle_has_it() {
         .collect();
     oracles.sort();
     for path in oracles {
-        let recording = recording_of(&corpora, &path);
+        let recording = corpora::recording_of(&corpora, &path);
         let oracle = lines(&read_gzip(&path));
         let ours = replay(&["--frames"], &recording);
         if ours.len() != oracle.len() {

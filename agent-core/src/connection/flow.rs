@@ -89,7 +89,7 @@ impl FlowState {
         }
     }
 
-    pub(super) fn summary(&self) -> FlowSummary {
+    pub(super) fn summary(&self, send_window: Option<i64>) -> FlowSummary {
         FlowSummary {
             sync: self.sync(),
             frames: self.frames,
@@ -97,6 +97,7 @@ impl FlowState {
             bytes: self.bytes,
             hole_bytes: self.hole_bytes,
             desyncs: self.desyncs,
+            send_window,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use foldhash::quality::RandomState;
 
 use crate::call::{Peer, Stream};
+use crate::flow_control::FlowControl;
 use crate::grpc_requests::GrpcRequests;
 use crate::hpack::Decoder;
 use crate::http2::frame::{self, FrameFault, FrameHeader};
@@ -19,6 +20,7 @@ mod flow;
 mod header_blocks;
 mod streams;
 mod trace;
+mod windows;
 
 use flow::{FlowState, index};
 
@@ -33,6 +35,7 @@ pub(crate) struct Connection {
     recognised: bool,
     streams: HashMap<u32, Stream, RandomState>,
     unseen: UnseenStreams,
+    flow_control: FlowControl,
     shapes: Shapes,
     grpc_requests: GrpcRequests,
     /// Last stream id of the server's last GOAWAY.
@@ -55,6 +58,7 @@ impl Connection {
             recognised: false,
             streams: HashMap::default(),
             unseen: UnseenStreams::default(),
+            flow_control: FlowControl::new(),
             shapes: Shapes::default(),
             grpc_requests: GrpcRequests::default(),
             goaway: None,
@@ -72,6 +76,7 @@ impl Connection {
         let state = &mut self.flows[index(chunk.flow)];
         let mut bytes = chunk.bytes;
         let mut hole = 0;
+        let mut joined = false;
         match state.next_offset {
             None if chunk.offset > 0 => {
                 // Joined in the middle: everything that this flow has carried so far is unknown.
@@ -81,6 +86,7 @@ impl Connection {
                 if self.client_flow == Some(chunk.flow) || self.client_flow.is_none() {
                     self.unseen.handle_loss();
                 }
+                joined = true;
             }
             None => {}
             Some(next) if chunk.offset >= next => hole = chunk.offset - next,
@@ -96,8 +102,11 @@ impl Connection {
         if state.reader.is_not_http2() {
             return;
         }
+        if joined {
+            self.lose_windows(chunk.flow);
+        }
         if hole > 0 {
-            if state.reader.is_lost() {
+            if self.flows[index(chunk.flow)].reader.is_lost() {
                 self.handle_unread(chunk, shared);
             } else {
                 self.read(chunk, Piece::Hole(hole), shared);
@@ -138,10 +147,11 @@ impl Connection {
             stream.handle_moment_passed();
             self.report(id, stream, shared);
         }
+        let [sent, received] = self.connection_windows();
         let summary = ConnectionSummary {
             connection: self.id,
             client_flow: self.client_flow,
-            flows: [self.flows[0].summary(), self.flows[1].summary()],
+            flows: [self.flows[0].summary(sent), self.flows[1].summary(received)],
             calls: self.calls,
             opened: self.opened,
             closed: closed.unwrap_or(self.last_seen),
@@ -198,11 +208,16 @@ impl Connection {
                 }
             }
             Event::DataEnd(header) => {
+                let ends = header.has(frame::END_STREAM);
+                self.flow_control.handle_data(chunk.flow, header.length);
+                if let Some((stream, peer)) = self.stream_of_data(header, chunk, shared) {
+                    stream.handle_data_length(chunk.flow, header.length);
+                    if ends {
+                        stream.handle_end_of_data(peer, chunk.time);
+                    }
+                }
                 self.trace(header, &[], None, chunk, shared);
-                if header.has(frame::END_STREAM)
-                    && let Some((stream, peer)) = self.stream_of_data(header, chunk, shared)
-                {
-                    stream.handle_end_of_data(peer, chunk.time);
+                if ends {
                     self.settle(header.stream, chunk.time, shared);
                 }
             }
@@ -240,14 +255,22 @@ impl Connection {
             return self.handle_header_fragment(header, payload, whole, chunk, shared);
         }
         match header.kind {
-            frame::SETTINGS if whole => self.handle_settings(header, payload, chunk),
+            frame::SETTINGS => {
+                if !header.has(frame::ACK) {
+                    self.handle_window_settings(payload, whole, chunk, shared);
+                }
+                if whole {
+                    self.handle_settings(header, payload, chunk);
+                }
+            }
+            frame::WINDOW_UPDATE => self.handle_window_update(header, payload, chunk, shared),
             frame::RST_STREAM => {
                 if let Some(code) = frame::u32_at(payload, 0) {
                     self.handle_rst_stream(header.stream, code, chunk, shared);
                 }
             }
             frame::GOAWAY => self.handle_goaway(payload, chunk, shared),
-            // PRIORITY, PING and WINDOW_UPDATE say nothing about calls; unknown types are skipped.
+            // PRIORITY and PING say nothing about calls; unknown types are skipped.
             _ => {}
         }
         self.trace(header, payload, None, chunk, shared);
@@ -272,6 +295,7 @@ impl Connection {
     /// Bytes of this flow passed that were not read: they may have belonged to any open stream, and have
     /// opened others.
     fn handle_unread(&mut self, chunk: &Chunk<'_>, shared: &mut Shared) {
+        self.lose_windows(chunk.flow);
         let Some(peer) = self.peer(chunk.flow) else { return };
         if peer == Peer::Client {
             self.unseen.handle_loss();

@@ -144,6 +144,8 @@ impl Connection {
             self.anomaly(id, "stream_id_reused", chunk, shared);
             return;
         }
+        // A block that cannot be read may be the trailers of a request that was missed.
+        let missed = block.is_none() && self.unseen.may_have_been_missed(id);
         self.unseen.handle_request(id);
         if !known && self.streams.len() >= shared.limits.streams_per_connection {
             self.anomaly(id, "streams_limit", chunk, shared);
@@ -152,7 +154,8 @@ impl Connection {
         let same_content_type = block.is_some_and(|block| {
             block.protocol.is_none() && self.grpc_requests.include(&block.unknown_fields)
         });
-        let stream = self.streams.entry(id).or_insert_with(|| Stream::new(chunk.time, false));
+        let credits = if known { [None, None] } else { self.open_credits(id, missed) };
+        let stream = self.streams.entry(id).or_insert_with(|| Stream::new(chunk.time, false, credits));
         match block {
             Some(block) => {
                 stream.handle_request(block, chunk.thread, chunk.time);
@@ -192,7 +195,8 @@ impl Connection {
             if self.streams.len() >= shared.limits.streams_per_connection {
                 return None;
             }
-            let mut stream = Stream::new(time, joined_late);
+            let credits = self.open_credits(id, joined_late);
+            let mut stream = Stream::new(time, joined_late, credits);
             stream.uncertain = joined_late;
             self.streams.insert(id, stream);
             shared.set_timer(time.plus(shared.limits.request_due_ns), Timer::Request(self.id, id));

@@ -37,6 +37,7 @@ impl Connection {
             increment: (header.kind == frame::WINDOW_UPDATE)
                 .then(|| frame::u32_at(payload, 0).map(|increment| increment & 0x7fff_ffff))
                 .flatten(),
+            windows: self.windows_after(header, chunk.flow),
             code: match header.kind {
                 frame::RST_STREAM => frame::u32_at(payload, 0),
                 frame::GOAWAY => frame::u32_at(payload, 4),

@@ -2,6 +2,8 @@
 
 /// SETTINGS_HEADER_TABLE_SIZE.
 pub(crate) const HEADER_TABLE_SIZE: u16 = 0x1;
+/// SETTINGS_INITIAL_WINDOW_SIZE.
+pub(crate) const INITIAL_WINDOW_SIZE: u16 = 0x4;
 
 /// Identifier and value, in order; a last incomplete entry is left out.
 pub(crate) fn entries(payload: &[u8]) -> impl Iterator<Item = (u16, u32)> + '_ {

@@ -1,7 +1,7 @@
 //! Scenarios as data: frames with times in, calls out.
 #![cfg_attr(test, expect(dead_code, reason = "each test file uses a part of it"))]
 
-use agent_core::observation::{Call, Observation};
+use agent_core::observation::{Call, ConnectionSummary, Observation};
 use agent_core::{Chunk, ConnectionId, Flow, Limits, Observer, Timestamp};
 
 /// The flow that the client's frames are in, in these scenarios.
@@ -60,6 +60,20 @@ pub(crate) fn rst_stream(stream: u32, code: u32) -> Vec<u8> {
 
 pub(crate) fn settings() -> Vec<u8> {
     frame(0x4, 0, 0, &[])
+}
+
+/// SETTINGS with these identifiers and values.
+pub(crate) fn settings_with(entries: &[(u16, u32)]) -> Vec<u8> {
+    let mut payload = Vec::new();
+    for (id, value) in entries {
+        payload.extend(id.to_be_bytes());
+        payload.extend(value.to_be_bytes());
+    }
+    frame(0x4, 0, 0, &payload)
+}
+
+pub(crate) fn window_update(stream: u32, increment: u32) -> Vec<u8> {
+    frame(0x8, 0, stream, &increment.to_be_bytes())
 }
 
 pub(crate) fn goaway(last: u32, code: u32) -> Vec<u8> {
@@ -211,6 +225,15 @@ impl Scenario {
         let calls = self.calls();
         assert_eq!(calls.len(), 1, "one call: {calls:#?}");
         calls.into_iter().next().expect("one call")
+    }
+
+    /// What was said of the connection at its end.
+    pub(crate) fn summary(&self) -> ConnectionSummary {
+        let summary = self.seen.iter().find_map(|fact| match fact {
+            Observation::ConnectionEnded(summary) => Some((**summary).clone()),
+            _ => None,
+        });
+        summary.expect("the connection ended")
     }
 
     pub(crate) fn started(&self) -> usize {

@@ -85,6 +85,7 @@ mod tests {
             length: 0,
             settings: None,
             increment: None,
+            windows: None,
             code: None,
             headers: None,
             hpack_error: None,

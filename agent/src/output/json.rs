@@ -178,6 +178,7 @@ struct FlowJson {
     bytes: u64,
     hole_bytes: u64,
     desyncs: u64,
+    send_window: Option<i64>,
 }
 
 /// What the end of a connection knows apart from the core's summary.
@@ -243,6 +244,7 @@ fn flow_json(flow: &FlowSummary) -> FlowJson {
         bytes: flow.bytes,
         hole_bytes: flow.hole_bytes,
         desyncs: flow.desyncs,
+        send_window: flow.send_window,
     }
 }
 

@@ -1,0 +1,106 @@
+//! Flow control on a connection: which frames change which windows.
+
+use super::Connection;
+use crate::flow_control::{Credit, WindowFault};
+use crate::http2::frame::{self, FrameHeader};
+use crate::http2::settings;
+use crate::input::{Chunk, Flow};
+use crate::observation::WindowsSeen;
+use crate::observer::Shared;
+
+impl Connection {
+    /// WINDOW_UPDATE. On a stream that is closed, or was never opened, it is ignored (checklist S5).
+    pub(super) fn handle_window_update(
+        &mut self,
+        header: FrameHeader,
+        payload: &[u8],
+        chunk: &Chunk<'_>,
+        shared: &mut Shared,
+    ) {
+        let increment = frame::u32_at(payload, 0).map(|increment| increment & 0x7fff_ffff);
+        let fault = match (header.stream, increment) {
+            (0, Some(increment)) => self.flow_control.handle_connection_update(chunk.flow, increment),
+            (0, None) => {
+                self.flow_control.forget_connection_update(chunk.flow);
+                None
+            }
+            (id, increment) => self.handle_stream_update(id, increment, chunk.flow),
+        };
+        if let Some(fault) = fault {
+            self.anomaly(header.stream, fault.kind(), chunk, shared);
+        }
+    }
+
+    fn handle_stream_update(&mut self, id: u32, increment: Option<u32>, flow: Flow) -> Option<WindowFault> {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            match increment {
+                Some(0) => return Some(WindowFault::Zero),
+                Some(increment) if !id.is_multiple_of(2) && self.unseen.is_new(id) => {
+                    self.flow_control.handle_early_update(flow, id, increment);
+                }
+                Some(_) | None => {}
+            }
+            return None;
+        };
+        let credit = stream.credit(flow.opposite());
+        match increment {
+            Some(increment) => self.flow_control.handle_stream_update(flow, credit, increment),
+            None => {
+                *credit = None;
+                None
+            }
+        }
+    }
+
+    /// SETTINGS that are not an acknowledgement; not `whole` if a part of them is missing.
+    pub(super) fn handle_window_settings(
+        &mut self,
+        payload: &[u8],
+        whole: bool,
+        chunk: &Chunk<'_>,
+        shared: &mut Shared,
+    ) {
+        if !whole {
+            self.flow_control.forget_initial_window(chunk.flow);
+            return;
+        }
+        for (_, value) in settings::entries(payload).filter(|(id, _)| *id == settings::INITIAL_WINDOW_SIZE) {
+            if let Some(fault) = self.flow_control.handle_initial_window(chunk.flow, value) {
+                self.anomaly(0, fault.kind(), chunk, shared);
+            }
+        }
+    }
+
+    /// Frames of this flow were missed.
+    pub(super) fn lose_windows(&mut self, flow: Flow) {
+        self.flow_control.handle_loss(flow);
+        for stream in self.streams.values_mut() {
+            stream.forget_credits();
+        }
+    }
+
+    /// The credits of a new stream; with `missed`, frames of it may have been missed.
+    pub(super) fn open_credits(&mut self, id: u32, missed: bool) -> [Credit; 2] {
+        let lost = self.flows.iter().any(|state| state.reader.is_lost());
+        self.flow_control.open_stream(id, !missed && !lost)
+    }
+
+    /// The windows of the sender whose windows a DATA or WINDOW_UPDATE frame changes.
+    pub(super) fn windows_after(&self, header: FrameHeader, flow: Flow) -> Option<WindowsSeen> {
+        let sender = match header.kind {
+            frame::DATA => flow,
+            frame::WINDOW_UPDATE => flow.opposite(),
+            _ => return None,
+        };
+        let stream = self.streams.get(&header.stream);
+        Some(WindowsSeen {
+            connection: self.flow_control.connection_window(sender),
+            stream: stream.and_then(|stream| self.flow_control.stream_window(sender, stream.credits())),
+        })
+    }
+
+    /// Windows of the connection by flow: sent, received.
+    pub(super) fn connection_windows(&self) -> [Option<i64>; 2] {
+        [Flow::Sent, Flow::Received].map(|flow| self.flow_control.connection_window(flow))
+    }
+}
