@@ -24,3 +24,10 @@ pub use input::{Chunk, ConnectionId, Flow, Timestamp};
 pub use limits::Limits;
 pub use observation::Observation;
 pub use observer::Observer;
+
+/// Whether the core reads the value of a header field with this name. Of all other fields it has only the name, and
+/// their values are not even decoded where the table does not need it.
+#[must_use]
+pub fn reads_value_of(name: &[u8]) -> bool {
+    header_block::HeaderBlock::wants(name)
+}

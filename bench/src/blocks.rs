@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::nghttp2::Deflater;
+use crate::traffic;
 
 /// Blocks of a set, by connection: each connection starts with an empty table.
 pub struct Set {
@@ -51,52 +52,19 @@ pub fn sets() -> Vec<Set> {
     sets
 }
 
-/// gRPC requests; `unique` ones have a traceparent and a request id of their own.
+/// gRPC requests.
 fn requests(numbers: std::ops::Range<u64>, unique: bool) -> Vec<Vec<u8>> {
     let mut deflater = Deflater::new();
-    numbers
-        .map(|number| {
-            let timeout = format!("{}u", 4_999_000 + number % 1000);
-            let traceparent =
-                format!("00-{:016x}{:016x}-{:016x}-01", mixed(number), mixed(number + 1), mixed(number + 2));
-            let id = format!("{:08x}-4f2a-4b7c-9d1e-{:012x}", mixed(number) as u32, mixed(number + 3) >> 16);
-            let mut fields = vec![
-                (":method", "POST"),
-                (":scheme", "http"),
-                (":path", "/shop.v1.CheckoutService/PlaceOrder"),
-                (":authority", "checkout.shop.svc.cluster.local:8080"),
-                ("content-type", "application/grpc"),
-                ("user-agent", "grpc-go/1.72.0"),
-                ("te", "trailers"),
-                ("grpc-timeout", timeout.as_str()),
-            ];
-            if unique {
-                fields.push(("traceparent", traceparent.as_str()));
-                fields.push(("x-request-id", id.as_str()));
-            }
-            deflater.encode(&fields)
-        })
-        .collect()
+    numbers.map(|number| deflater.encode(&traffic::request(number, unique))).collect()
 }
 
 /// gRPC responses: headers and trailers in turn.
 fn responses(calls: usize) -> Vec<Vec<u8>> {
     let mut deflater = Deflater::new();
-    let mut blocks = Vec::new();
-    for _ in 0..calls {
-        let encodings = ("grpc-accept-encoding", "gzip");
-        blocks.push(deflater.encode(&[(":status", "200"), ("content-type", "application/grpc"), encodings]));
-        blocks.push(deflater.encode(&[("grpc-status", "0"), ("grpc-message", "")]));
-    }
-    blocks
-}
-
-/// Numbers that look random and are the same in each run (splitmix64).
-fn mixed(number: u64) -> u64 {
-    let mut mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
+    (0..calls)
+        .flat_map(|_| [traffic::response(), traffic::trailers()])
+        .map(|fields| deflater.encode(&fields))
+        .collect()
 }
 
 /// The stories of an encoder of hpack-test-case, each a connection.

@@ -6,6 +6,8 @@ use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
 use std::sync::OnceLock;
 
+use crate::traffic::Field;
+
 const LIBRARY: &CStr = c"libnghttp2.so.14";
 const INFLATE_FINAL: c_int = 1;
 const INFLATE_EMIT: c_int = 2;
@@ -157,7 +159,7 @@ impl Deflater {
     }
 
     /// Encodes a header list.
-    pub fn encode(&mut self, fields: &[(&str, &str)]) -> Vec<u8> {
+    pub fn encode(&mut self, fields: &[Field]) -> Vec<u8> {
         // nghttp2 does not write through these pointers.
         let pairs: Vec<Pair> = fields
             .iter()

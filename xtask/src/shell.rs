@@ -57,6 +57,13 @@ impl Cmd {
         check(&self.shown, status)
     }
 
+    /// The same for a command whose standard output is the result.
+    pub(crate) fn run_for_its_output(mut self) -> Result<()> {
+        eprintln!("  + {}", self.shown);
+        let status = self.inner.status().with_context(|| format!("start `{}`", self.shown))?;
+        check(&self.shown, status)
+    }
+
     /// Runs the command silently and returns what it printed.
     pub(crate) fn read(mut self) -> Result<String> {
         let output = self.inner.output().with_context(|| format!("start `{}`", self.shown))?;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::bench::instructions::{self, Counted};
 use crate::kernels::{self, Outcome};
 use crate::repo;
 use crate::setup::{self, Purpose};
@@ -45,6 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     steps.step("clippy", || cargo(&["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"]).run());
     steps.step("clippy, kernel side", clippy_of_the_kernel_side);
     steps.step("tests", || run_tests(&mut counts));
+    steps.step("instructions", || count_instructions(&mut counts));
     if with_kernels {
         steps.step("kernels", || run_kernels(&mut counts));
     }
@@ -86,6 +88,19 @@ fn run_tests(counts: &mut Counts) -> Result<()> {
         bail!("no test ran");
     }
     result
+}
+
+/// The core may not take more instructions than it did.
+fn count_instructions(counts: &mut Counts) -> Result<()> {
+    match instructions::check() {
+        Ok(Counted::Compared) => counts.passed_or_skipped += 1,
+        Ok(Counted::Skipped(reason)) => counts.not_run.push(reason),
+        Err(error) => {
+            counts.failed.push("instruction counts".to_owned());
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 fn run_kernels(counts: &mut Counts) -> Result<()> {

@@ -5,6 +5,7 @@
 
 mod applications;
 mod apt;
+mod benches;
 mod toolchain;
 mod vm;
 
@@ -30,6 +31,8 @@ pub(crate) enum Purpose {
     Tests,
     /// Debian's kernels, and qemu to boot them.
     Kernels,
+    /// The peers of the benches; not a part of `all`.
+    Benches,
     All,
 }
 
@@ -59,6 +62,12 @@ pub(crate) fn set_up(purposes: &[Purpose]) -> Result<()> {
     }
     if is_for(Purpose::Kernels) {
         needs.extend(vm::needs());
+    }
+    if is_for(Purpose::Tests) {
+        needs.push(benches::counter());
+    }
+    if purposes.contains(&Purpose::Benches) {
+        needs.extend(benches::peers());
     }
 
     let mut installed = 0;

@@ -1,11 +1,15 @@
-//! `cargo xtask bench`: figures, each side by side in one run with a peer.
+//! `cargo xtask bench`: figures, each side by side in one run with a peer, which is installed if it is missing; and
+//! counts of instructions, which need no peer.
 //!
 //! The benches are a workspace of their own (`bench/`), so that peers with open advisories (`hpack`) stay out
 //! of the product's lock file.
 
+pub(crate) mod instructions;
+
 use anyhow::Result;
 
 use crate::repo;
+use crate::setup::{self, Purpose};
 use crate::shell::cmd;
 
 /// Which bench.
@@ -17,23 +21,33 @@ pub(crate) struct Args {
     /// End with one line of JSON.
     #[arg(long)]
     json: bool,
+    /// Write down what `instructions` counts, instead of comparing it.
+    #[arg(long)]
+    update: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum What {
     /// The HPACK decoder, with nghttp2, h2, hpack and loona-hpack.
     Hpack,
+    /// The whole core from memory, with tshark: calls a second, memory, and what connections cost.
+    Core,
+    /// Instructions of fixed inputs under valgrind, with those that were written down.
+    Instructions,
 }
 
 /// Runs `cargo xtask bench`.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let bin = match args.what {
         What::Hpack => "hpack",
+        What::Core => "core",
+        What::Instructions => return instructions::run(args.update, args.json),
     };
+    setup::set_up(&[Purpose::Benches])?;
     let json: &[&str] = if args.json { &["--", "--json"] } else { &[] };
     cmd("cargo")
         .args(["run", "--quiet", "--release", "--manifest-path", "bench/Cargo.toml", "--bin", bin])
         .args(json)
         .dir(repo::root())
-        .run()
+        .run_for_its_output()
 }
