@@ -301,6 +301,11 @@ impl Stream {
         self.uncertain = true;
     }
 
+    /// Heap bytes that it holds; the names of methods are shared. Does not change after the request.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.request.as_ref().map_or(0, |request| request.unknown_fields.capacity() * size_of::<EntryId>())
+    }
+
     /// Its request was seen.
     pub(crate) fn has_request(&self) -> bool {
         self.request.is_some()

@@ -29,6 +29,12 @@ impl GrpcRequests {
         self.proven.push(fields.to_vec());
     }
 
+    /// Heap bytes that are held now.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let fields: usize = self.proven.iter().map(Vec::capacity).sum();
+        fields * size_of::<EntryId>() + self.proven.capacity() * size_of::<Vec<EntryId>>()
+    }
+
     /// A request with these fields has the content type of one that was gRPC.
     pub(crate) fn include(&self, fields: &[EntryId]) -> bool {
         !fields.is_empty()

@@ -7,6 +7,7 @@
 
 pub mod input;
 pub mod limits;
+mod bytes;
 mod http2;
 pub mod hpack;
 mod methods;
@@ -19,6 +20,10 @@ mod call;
 mod connection;
 pub mod observer;
 pub mod observation;
+mod steps;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use input::{Chunk, ConnectionId, Flow, Timestamp};
 pub use limits::Limits;

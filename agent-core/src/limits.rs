@@ -6,6 +6,9 @@
 pub struct Limits {
     /// Connections followed at once; the one idle for longest is evicted first.
     pub connections: usize,
+    /// Heap bytes for all connections together, with their streams, HPACK tables and timers. Above it the
+    /// connection idle for longest is evicted. Not in it: the names of methods, and what the caller keeps.
+    pub state_bytes: usize,
     /// Open streams followed on one connection; above it new streams are counted as evicted.
     pub streams_per_connection: usize,
     /// Bytes of a header block that are reassembled over HEADERS and CONTINUATION frames.
@@ -33,8 +36,9 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections: 65_536,
+            state_bytes: 128 * 1024 * 1024,
             streams_per_connection: 4_096,
-            header_block_bytes: 256 * 1024,
+            header_block_bytes: 128 * 1024,
             hpack_table_bytes: 64 * 1024,
             header_list_bytes: 64 * 1024,
             header_list_fields: 256,

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 
+use crate::bytes;
+
 /// All method names of an observer.
 #[derive(Debug)]
 pub(crate) struct Methods {
@@ -64,6 +66,11 @@ pub(crate) struct Shapes {
 const REMEMBERED_SHAPES: usize = 256;
 
 impl Shapes {
+    /// Heap bytes that are held now; the names are shared.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        bytes::of_table::<(Arc<str>, Shape)>(self.by_method.capacity())
+    }
+
     /// What is known of a method, to be added to; nothing beyond the bound.
     pub(crate) fn of(&mut self, method: &Arc<str>) -> Option<&mut Shape> {
         if !self.by_method.contains_key(method) {

@@ -1,10 +1,11 @@
 //! Takes chunks, keeps the connections, hands out observations.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 
 use foldhash::quality::RandomState;
 
+use crate::bytes;
 use crate::connection::{Connection, Finish};
 use crate::input::{Chunk, ConnectionId, Timestamp};
 use crate::limits::Limits;
@@ -16,12 +17,19 @@ use crate::observation::{Anomaly, Observation};
 /// After each `handle_…` call, drain [`Observer::poll_observation`], then ask [`Observer::poll_timeout`].
 #[derive(Debug)]
 pub struct Observer {
-    connections: HashMap<ConnectionId, Connection, RandomState>,
+    connections: HashMap<ConnectionId, Box<Connection>, RandomState>,
+    /// Heap bytes of all connections, as each of them counted when it was last touched.
+    connection_bytes: usize,
+    /// Bytes of the connections, and room for timers, when the budget was last looked at.
+    checked_sizes: (usize, usize),
     /// The connections in the order in which they are looked at when one must go; each with the time at
     /// which it was last looked at.
     by_age: VecDeque<(ConnectionId, Timestamp)>,
     shared: Shared,
 }
+
+/// More timers than this are looked through for those whose stream or connection has gone.
+const TIMERS_FIRST_LOOK: usize = 1_024;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -31,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) observations: VecDeque<Observation>,
     pub(crate) trace_frames: bool,
     timers: BinaryHeap<Reverse<(Timestamp, Timer)>>,
+    /// When there are more timers than this, those that have become void are thrown away.
+    timers_bound: usize,
 }
 
 /// What is to be done at a time.
@@ -58,6 +68,8 @@ impl Observer {
     pub fn new(limits: Limits) -> Self {
         Observer {
             connections: HashMap::default(),
+            connection_bytes: 0,
+            checked_sizes: (0, 0),
             by_age: VecDeque::new(),
             shared: Shared {
                 methods: Methods::new(limits.methods),
@@ -65,6 +77,7 @@ impl Observer {
                 observations: VecDeque::new(),
                 trace_frames: false,
                 timers: BinaryHeap::new(),
+                timers_bound: TIMERS_FIRST_LOOK,
             },
         }
     }
@@ -82,8 +95,17 @@ impl Observer {
         if !self.connections.contains_key(&chunk.connection) {
             self.open(chunk.connection, chunk.time);
         }
-        if let Some(connection) = self.connections.get_mut(&chunk.connection) {
-            connection.handle_chunk(&chunk, &mut self.shared);
+        self.update(chunk.connection, |connection, shared| connection.handle_chunk(&chunk, shared));
+        if self.shared.timers.len() > self.shared.timers_bound {
+            self.drop_void_timers();
+        }
+        // Most chunks change no size.
+        let sizes = (self.connection_bytes, self.shared.timers.capacity());
+        if sizes != self.checked_sizes {
+            while self.state_bytes() > self.shared.limits.state_bytes && !self.connections.is_empty() {
+                self.evict("memory_limit", chunk.connection, chunk.time);
+            }
+            self.checked_sizes = (self.connection_bytes, self.shared.timers.capacity());
         }
     }
 
@@ -112,14 +134,14 @@ impl Observer {
             self.shared.timers.pop();
             match timer {
                 Timer::Stream(id, stream) => {
-                    if let Some(connection) = self.connections.get_mut(&id) {
-                        connection.handle_stream_timeout(stream, at, &mut self.shared);
-                    }
+                    self.update(id, |connection, shared| {
+                        connection.handle_stream_timeout(stream, at, shared)
+                    });
                 }
                 Timer::Request(id, stream) => {
-                    if let Some(connection) = self.connections.get_mut(&id) {
-                        connection.handle_request_overdue(stream, at, &mut self.shared);
-                    }
+                    self.update(id, |connection, shared| {
+                        connection.handle_request_overdue(stream, at, shared);
+                    });
                 }
                 Timer::End(id) => self.finish_connection(id, at, Finish::Ended),
                 Timer::Idle(id) => self.handle_idle(id, at),
@@ -155,17 +177,41 @@ impl Observer {
         self.connections.len()
     }
 
+    /// Heap bytes that are counted against [`Limits::state_bytes`].
+    #[must_use]
+    pub fn state_bytes(&self) -> usize {
+        self.connection_bytes
+            + bytes::of_table::<(ConnectionId, Box<Connection>)>(self.connections.capacity())
+            + self.by_age.capacity() * size_of::<(ConnectionId, Timestamp)>()
+            + self.shared.timers.capacity() * size_of::<Reverse<(Timestamp, Timer)>>()
+    }
+
+    /// Every change of a connection goes through here, so that its bytes stay counted.
+    fn update(&mut self, id: ConnectionId, change: impl FnOnce(&mut Connection, &mut Shared)) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        change(connection, &mut self.shared);
+        let before = connection.counted_bytes;
+        connection.counted_bytes = connection.heap_bytes();
+        self.connection_bytes = self.connection_bytes - before + connection.counted_bytes;
+    }
+
     fn open(&mut self, id: ConnectionId, time: Timestamp) {
         while self.connections.len() >= self.shared.limits.connections.max(1) {
-            self.evict(id, time);
+            self.evict("connections_limit", id, time);
         }
-        self.connections.insert(id, Connection::new(id, time, &self.shared));
+        // Connections that have ended are still in the line. It is cleared of them when they are the greater part.
+        if self.by_age.len() > 2 * self.connections.len() + 64 {
+            let mut left: HashSet<ConnectionId, RandomState> = self.connections.keys().copied().collect();
+            self.by_age.retain(|(id, _)| left.remove(id));
+            self.by_age.shrink_to(2 * self.by_age.len());
+        }
+        self.connections.insert(id, Box::new(Connection::new(id, time, &self.shared)));
         self.by_age.push_back((id, time));
         self.shared.set_timer(time.plus(self.shared.limits.connection_idle_ns), Timer::Idle(id));
     }
 
     /// Second chance: the first connection in line that was idle since it was last looked at goes.
-    fn evict(&mut self, newcomer: ConnectionId, now: Timestamp) {
+    fn evict(&mut self, limit: &'static str, newcomer: ConnectionId, now: Timestamp) {
         while let Some((id, looked_at)) = self.by_age.pop_front() {
             let Some(connection) = self.connections.get(&id) else { continue };
             if connection.last_seen > looked_at {
@@ -176,7 +222,7 @@ impl Observer {
             self.shared.observations.push_back(Observation::Anomaly(Anomaly {
                 connection: newcomer,
                 stream: 0,
-                kind: "connections_limit",
+                kind: limit,
                 time: now,
             }));
             return;
@@ -200,7 +246,30 @@ impl Observer {
 
     fn finish_connection(&mut self, id: ConnectionId, time: Timestamp, how: Finish) {
         if let Some(mut connection) = self.connections.remove(&id) {
+            self.connection_bytes -= connection.counted_bytes;
             connection.finish(time, how, &mut self.shared);
         }
+        if bytes::is_mostly_empty(self.connections.len(), self.connections.capacity()) {
+            self.connections.shrink_to(2 * self.connections.len());
+        }
+    }
+
+    /// Timers are not taken back when their stream or connection goes, which would need a search for each. They are
+    /// thrown away together once they are the greater part; of several for one purpose the first is enough, since
+    /// what it finds there decides if there is another.
+    fn drop_void_timers(&mut self) {
+        let connections = &self.connections;
+        let mut timers = std::mem::take(&mut self.shared.timers).into_vec();
+        timers.retain(|Reverse((_, timer))| match timer {
+            Timer::Stream(id, stream) | Timer::Request(id, stream) => {
+                connections.get(id).is_some_and(|connection| connection.follows(*stream))
+            }
+            Timer::End(id) | Timer::Idle(id) => connections.contains_key(id),
+        });
+        timers.sort_unstable_by_key(|Reverse((at, timer))| (*timer, *at));
+        timers.dedup_by_key(|Reverse((_, timer))| *timer);
+        timers.shrink_to(2 * timers.len());
+        self.shared.timers_bound = (2 * timers.len()).max(TIMERS_FIRST_LOOK);
+        self.shared.timers = BinaryHeap::from(timers);
     }
 }

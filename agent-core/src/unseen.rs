@@ -8,6 +8,8 @@ use std::collections::HashSet;
 
 use foldhash::quality::RandomState;
 
+use crate::bytes;
+
 /// The ids of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct UnseenStreams {
@@ -46,6 +48,11 @@ impl UnseenStreams {
             }
         }
         self.highest = self.highest.max(id);
+    }
+
+    /// Heap bytes that are held now.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        bytes::of_table::<u32>(self.ended.capacity()) + self.missed.capacity() * size_of::<(u32, u32)>()
     }
 
     /// A stream has ended: what follows on it is ignored.

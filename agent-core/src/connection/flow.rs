@@ -79,6 +79,14 @@ impl FlowState {
         }
     }
 
+    /// Heap bytes that are held now.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.reader.heap_bytes()
+            + self.hpack.heap_bytes()
+            + self.block.as_ref().map_or(0, |block| block.fragments.capacity())
+            + self.table_sizes.capacity() * size_of::<Option<u32>>()
+    }
+
     pub(super) fn sync(&self) -> Sync {
         if self.reader.is_lost() {
             Sync::Desynced

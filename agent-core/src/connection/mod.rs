@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use foldhash::quality::RandomState;
 
+use crate::bytes;
 use crate::call::{Peer, Stream};
 use crate::flow_control::FlowControl;
 use crate::grpc_requests::GrpcRequests;
@@ -14,6 +15,7 @@ use crate::input::{Chunk, ConnectionId, Flow, Timestamp};
 use crate::methods::Shapes;
 use crate::observation::{Anomaly, ConnectionStatus, ConnectionSummary, Observation, Sync};
 use crate::observer::{Shared, Timer};
+use crate::steps;
 use crate::unseen::UnseenStreams;
 
 mod flow;
@@ -47,6 +49,19 @@ pub(crate) struct Connection {
     /// When it was first said to be closing.
     closing: Option<Timestamp>,
     reported: Option<(Option<Flow>, Sync)>,
+    /// A stream was opened or has gone since `streams_bytes` was counted.
+    streams_changed: bool,
+    /// Heap bytes of the streams, of what is remembered of earlier ones, and of the connection itself.
+    streams_bytes: usize,
+    /// Heap bytes that streams hold besides their places in the table.
+    in_streams_bytes: usize,
+    /// Streams that were opened since bytes of the client's, or the server's, flow passed unread; `None` stands
+    /// for all streams.
+    since_unread: [Option<Vec<u32>>; 2],
+    /// GOAWAY frames of the server.
+    goaways: u32,
+    /// What [`Connection::heap_bytes`] was when the observer last asked.
+    pub(crate) counted_bytes: usize,
 }
 
 impl Connection {
@@ -67,6 +82,12 @@ impl Connection {
             last_seen: time,
             closing: None,
             reported: None,
+            streams_changed: true,
+            streams_bytes: 0,
+            in_streams_bytes: 0,
+            since_unread: [None, None],
+            goaways: 0,
+            counted_bytes: 0,
         }
     }
 
@@ -158,6 +179,27 @@ impl Connection {
             http2: self.recognised,
         };
         shared.observations.push_back(Observation::ConnectionEnded(Box::new(summary)));
+    }
+
+    /// Heap bytes that are held now, with the connection itself. Takes the same few steps however many streams
+    /// there are.
+    pub(crate) fn heap_bytes(&mut self) -> usize {
+        if std::mem::take(&mut self.streams_changed) {
+            let since_unread: usize = self.since_unread.iter().flatten().map(Vec::capacity).sum();
+            self.streams_bytes = size_of::<Connection>()
+                + bytes::of_table::<(u32, Stream)>(self.streams.capacity())
+                + self.in_streams_bytes
+                + self.unseen.heap_bytes()
+                + self.shapes.heap_bytes()
+                + self.grpc_requests.heap_bytes()
+                + since_unread * size_of::<u32>();
+        }
+        self.streams_bytes + self.flows.iter().map(FlowState::heap_bytes).sum::<usize>()
+    }
+
+    /// This stream is followed.
+    pub(crate) fn follows(&self, stream: u32) -> bool {
+        self.streams.contains_key(&stream)
     }
 
     /// Streams that are followed now.
@@ -295,17 +337,49 @@ impl Connection {
     /// Bytes of this flow passed that were not read: they may have belonged to any open stream, and have
     /// opened others.
     fn handle_unread(&mut self, chunk: &Chunk<'_>, shared: &mut Shared) {
-        self.lose_windows(chunk.flow);
+        self.flow_control.handle_loss(chunk.flow);
+        // Streams are followed only once it is known whose flow this is.
         let Some(peer) = self.peer(chunk.flow) else { return };
         if peer == Peer::Client {
             self.unseen.handle_loss();
         }
         let due = chunk.time.plus(shared.limits.uncertain_call_ns);
-        for (id, stream) in &mut self.streams {
+        let connection = self.id;
+        let mut doubt = |id: u32, stream: &mut Stream| {
+            steps::count();
             if !stream.uncertain {
-                shared.set_timer(due, Timer::Stream(self.id, *id));
+                shared.set_timer(due, Timer::Stream(connection, id));
             }
             stream.handle_loss(peer);
+            stream.forget_credits();
+        };
+        // Doubt does not go away: the streams that had it already are left alone, or each chunk that passes
+        // unread would cost as many steps as there are streams.
+        match &mut self.since_unread[peer as usize] {
+            since @ None => {
+                self.streams.iter_mut().for_each(|(id, stream)| doubt(*id, stream));
+                *since = Some(Vec::new());
+            }
+            Some(ids) => {
+                for id in ids.drain(..) {
+                    if let Some(stream) = self.streams.get_mut(&id) {
+                        doubt(id, stream);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A stream is followed from now on.
+    fn note_opened(&mut self, id: u32) {
+        self.streams_changed = true;
+        for since in &mut self.since_unread {
+            match since {
+                // Going through all streams is cheaper then, and was paid for by as many that were opened.
+                Some(ids) if ids.len() > self.streams.len() + 16 => *since = None,
+                Some(ids) => ids.push(id),
+                None => {}
+            }
         }
     }
 

@@ -1,12 +1,17 @@
 //! From header blocks and DATA to streams, and from streams to what is reported of them.
 
 use super::Connection;
+use crate::bytes;
 use crate::call::{Peer, Stream};
 use crate::header_block::HeaderBlock;
 use crate::http2::frame::{self, FrameHeader};
 use crate::input::{Chunk, Timestamp};
 use crate::observation::{Exchange, Observation, Protocol};
 use crate::observer::{Shared, Timer};
+use crate::steps;
+
+/// GOAWAY frames of a connection that are heeded.
+const GOAWAYS: u32 = 64;
 
 impl Connection {
     /// The moment in which the rest of an ended stream could arrive has passed, or a stream of which bytes
@@ -40,11 +45,18 @@ impl Connection {
         if self.peer(chunk.flow) != Some(Peer::Server) {
             return;
         }
+        // A server that ends in good order sends two. Each may cost a step for every stream.
+        self.goaways = self.goaways.saturating_add(1);
+        if self.goaways > GOAWAYS {
+            self.anomaly(0, "goaway_limit", chunk, shared);
+            return;
+        }
         let last = last & 0x7fff_ffff;
         self.goaway = Some(last);
         let mut refused: Vec<u32> = self
             .streams
             .iter()
+            .inspect(|_| steps::count())
             .filter(|(id, stream)| **id > last && !stream.has_ended() && stream.has_request())
             .map(|(id, _)| *id)
             .collect();
@@ -154,11 +166,16 @@ impl Connection {
         let same_content_type = block.is_some_and(|block| {
             block.protocol.is_none() && self.grpc_requests.include(&block.unknown_fields)
         });
+        if !known {
+            self.note_opened(id);
+        }
         let credits = if known { [None, None] } else { self.open_credits(id, missed) };
         let stream = self.streams.entry(id).or_insert_with(|| Stream::new(chunk.time, false, credits));
         match block {
             Some(block) => {
                 stream.handle_request(block, chunk.thread, chunk.time);
+                self.in_streams_bytes += stream.heap_bytes();
+                self.streams_changed = true;
                 if same_content_type {
                     stream.handle_known_content_type();
                 }
@@ -199,6 +216,7 @@ impl Connection {
             let mut stream = Stream::new(time, joined_late, credits);
             stream.uncertain = joined_late;
             self.streams.insert(id, stream);
+            self.note_opened(id);
             shared.set_timer(time.plus(shared.limits.request_due_ns), Timer::Request(self.id, id));
         }
         let stream = self.streams.get_mut(&id)?;
@@ -250,8 +268,13 @@ impl Connection {
 
     pub(super) fn remove(&mut self, id: u32, shared: &mut Shared) {
         if let Some(stream) = self.streams.remove(&id) {
+            self.streams_changed = true;
+            self.in_streams_bytes -= stream.heap_bytes();
             self.unseen.handle_end(id);
             self.report(id, stream, shared);
+        }
+        if bytes::is_mostly_empty(self.streams.len(), self.streams.capacity()) {
+            self.streams.shrink_to(2 * self.streams.len());
         }
     }
 

@@ -5,6 +5,7 @@ use super::huffman;
 use super::integer::Reader;
 use super::static_table::{self, STATIC_ENTRIES};
 use super::table::{DEFAULT_TABLE_BYTES, ENTRY_OVERHEAD_BYTES, EntryId, Name, Slot, Table, entry_size_min};
+use crate::steps;
 
 /// A name or a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -298,6 +299,7 @@ impl<'b, W: FnMut(Text<'_>) -> bool, F: FnMut(Field<'_>)> Block<'_, 'b, W, F> {
     /// Every round takes at least one octet of the block, or returns.
     fn decode(&mut self) -> Result<(), HpackError> {
         while let Some(first) = self.reader.octet() {
+            steps::count();
             if first & 0b1000_0000 != 0 {
                 let index = self.reader.integer(first, 0b0111_1111)?;
                 self.indexed(index)?;

@@ -7,6 +7,7 @@
 
 use super::frame::{DATA, FrameHeader, HEADER_LEN, PADDED, PREFACE, SETTINGS};
 use super::resync;
+use crate::steps;
 
 /// A part of a flow.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +95,9 @@ enum Step {
     Done,
 }
 
+/// A buffer that one large frame has made larger than this is given back.
+const BUFFER_KEPT_BYTES: usize = 16 * 1024;
+
 /// Reads the frames of one flow.
 #[derive(Debug)]
 pub(crate) struct FrameReader {
@@ -128,6 +132,11 @@ impl FrameReader {
             expect_settings: false,
             ..FrameReader::at_start(payload_limit)
         }
+    }
+
+    /// Heap bytes that are held now.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.buffer.capacity()
     }
 
     /// The frame boundary is unknown.
@@ -174,6 +183,7 @@ impl FrameReader {
     }
 
     fn step(&mut self, piece: &mut Piece<'_>) -> Step {
+        steps::count();
         match self.state {
             State::Start { matched } => self.step_start(matched, piece),
             State::Header { have } => self.step_header(have, piece),
@@ -270,6 +280,9 @@ impl FrameReader {
             return Step::Inline(header, length);
         }
         self.buffer.clear();
+        if self.buffer.capacity() > BUFFER_KEPT_BYTES {
+            self.buffer = Vec::new();
+        }
         self.state = State::Control { header, remaining: header.length, whole: length <= self.payload_limit };
         Step::Again
     }

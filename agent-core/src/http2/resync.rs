@@ -8,6 +8,7 @@ use super::frame::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, FrameHeader, GOAWAY, HEADER_LEN, HEADERS, PADDED, PING,
     PRIORITY, PRIORITY_FLAG, PUSH_PROMISE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
 };
+use crate::steps;
 
 /// SETTINGS_MAX_FRAME_SIZE's initial value: what a lone header may claim to be believed.
 const MODEST_FRAME: u32 = 16_384;
@@ -39,6 +40,7 @@ pub(crate) fn starts_a_frame(bytes: &[u8]) -> bool {
     let mut at = 0usize;
     let mut complete = 0;
     loop {
+        steps::count();
         let Some(octets) = bytes.get(at..).and_then(|rest| rest.first_chunk::<HEADER_LEN>()) else {
             // Ends exactly with a frame, or in the middle of a header after frames that chained.
             return complete >= 2 || (complete == 1 && at == bytes.len());

@@ -1,0 +1,14 @@
+//! What hostile traffic cannot do to the core; docs/threats.md lists the threats by their numbers.
+//!
+//! Memory is what the allocator of this program has handed out (`memory.rs`), so that the figures are the same in
+//! each run. Time is only compared with itself: the end of a flood may not cost more than its beginning.
+
+mod corpora;
+mod disorder;
+mod floods;
+mod load;
+mod memory;
+mod wire;
+
+#[global_allocator]
+static ALLOCATOR: memory::Counted = memory::Counted;
