@@ -6,6 +6,7 @@ mod bench;
 mod dashboards;
 mod debian;
 mod demo;
+mod fuzz;
 mod kernels;
 mod repo;
 mod setup;
@@ -36,6 +37,8 @@ enum Command {
     Dashboards(dashboards::Args),
     /// Measure, side by side with peers.
     Bench(bench::Args),
+    /// Run the fuzz targets for a time.
+    Fuzz(fuzz::Args),
     /// Check the frame walker on Debian's kernels, each booted in qemu.
     Kernels(kernels::Args),
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Dashboards(args) => dashboards::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Kernels(args) => kernels::run(&args),
     };
     match result {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::bench::instructions::{self, Counted};
+use crate::fuzz;
 use crate::kernels::{self, Outcome};
 use crate::repo;
 use crate::setup::{self, Purpose};
@@ -47,6 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     steps.step("clippy, kernel side", clippy_of_the_kernel_side);
     steps.step("tests", || run_tests(&mut counts));
     steps.step("instructions", || count_instructions(&mut counts));
+    steps.step("fuzz", fuzz::run_for_ci);
     if with_kernels {
         steps.step("kernels", || run_kernels(&mut counts));
     }

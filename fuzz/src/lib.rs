@@ -1,0 +1,23 @@
+//! What all targets have in common.
+
+use std::time::Duration;
+
+/// Most that one input may take (threat T1).
+const INPUT_TIME_MAX: Duration = Duration::from_millis(100);
+
+/// Runs a target on one input, and panics if that takes too long. Counted is the thread's own time, which a busy
+/// machine does not add to.
+pub fn within_time(run: impl FnOnce()) {
+    let before = thread_time();
+    run();
+    let took = thread_time().saturating_sub(before);
+    assert!(took <= INPUT_TIME_MAX, "T1: one input took {took:?}");
+}
+
+fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a timespec that lives through the call.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    assert_eq!(result, 0, "the clock of the thread");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
