@@ -22,7 +22,7 @@ use crate::http2::frame::error_code;
 use crate::input::{ConnectionId, Flow, Timestamp};
 use crate::methods::{Shape, Shapes};
 use crate::observation::{
-    Call, CallStarted, CallType, EndedBy, Messages, Outcome, Protocol, StatusSource, Timeout,
+    Call, CallStarted, CallType, EndedBy, Messages, Outcome, Protocol, RetryPushback, StatusSource, Timeout,
 };
 
 /// Which end of a connection did something.
@@ -43,6 +43,7 @@ pub(crate) struct Stream {
     server: Half,
     http_status: Option<u16>,
     first_response: Option<Timestamp>,
+    retry_pushback: Option<RetryPushback>,
     end: Option<End>,
     /// The client has closed the stream as one does after a complete response, which was not seen yet.
     response_due: Option<Timestamp>,
@@ -97,6 +98,7 @@ impl Stream {
             server: half(),
             http_status: None,
             first_response: None,
+            retry_pushback: None,
             end: None,
             response_due: None,
             uncertain: false,
@@ -161,6 +163,7 @@ impl Stream {
         if !end_stream {
             return;
         }
+        self.retry_pushback = block.retry_pushback;
         self.server.ended = true;
         let source = if first && (block.is_response || (self.request.is_some() && !self.uncertain)) {
             StatusSource::TrailersOnly
@@ -259,6 +262,11 @@ impl Stream {
                 is_final: true,
             });
         }
+    }
+
+    /// The message counter of the client's direction.
+    pub(crate) fn request_messages(&mut self) -> &mut MessageCounter {
+        &mut self.client.messages
     }
 
     /// The message counter of one direction.
@@ -436,6 +444,7 @@ impl Stream {
             request: request_messages,
             response: response_messages,
             previous_attempts: request.and_then(|request| request.previous_attempts),
+            retry_pushback: self.retry_pushback,
             thread: request.map_or(0, |request| request.thread),
         }
     }

@@ -184,6 +184,11 @@ impl FlowControl {
         Some(sender.initial?.saturating_add(credit?))
     }
 
+    /// Heap bytes that are held now.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.early.capacity() * size_of::<(u32, Flow, u32)>()
+    }
+
     fn sender(&mut self, flow: Flow) -> &mut Sender {
         let [sent, received] = &mut self.senders;
         match flow {

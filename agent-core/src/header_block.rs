@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use crate::grpc::{content_type, timeout};
+use crate::grpc::{content_type, retry, timeout};
 use crate::hpack::{EntryId, Field, Text};
 use crate::methods::Methods;
-use crate::observation::{FieldSeen, Protocol, Timeout};
+use crate::observation::{FieldSeen, Protocol, RetryPushback, Timeout};
 
 /// Facts of one header block.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,8 @@ pub(crate) struct HeaderBlock {
     pub(crate) repeated_status: bool,
     /// `grpc-previous-rpc-attempts`.
     pub(crate) previous_attempts: Option<u32>,
+    /// `grpc-retry-pushback-ms`.
+    pub(crate) retry_pushback: Option<RetryPushback>,
     /// A field that only gRPC sends.
     pub(crate) has_grpc_field: bool,
     /// At least one field's name is not known: what seems absent may be there.
@@ -64,6 +66,7 @@ impl HeaderBlock {
                 | b"grpc-timeout"
                 | b"grpc-status"
                 | b"grpc-previous-rpc-attempts"
+                | b"grpc-retry-pushback-ms"
         )
     }
 
@@ -104,8 +107,9 @@ impl HeaderBlock {
                 }));
             }
             b"grpc-previous-rpc-attempts" => {
-                self.previous_attempts = value.and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
+                self.previous_attempts = value.and_then(retry::previous_attempts);
             }
+            b"grpc-retry-pushback-ms" => self.retry_pushback = value.map(retry::pushback),
             _ => {}
         }
         self.has_grpc_field |= name.starts_with(b"grpc-");

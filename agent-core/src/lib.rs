@@ -25,6 +25,7 @@ mod steps;
 #[doc(hidden)]
 pub mod fuzzing;
 
+pub use grpc::well_known::WellKnown;
 pub use input::{Chunk, ConnectionId, Flow, Timestamp};
 pub use limits::Limits;
 pub use observation::Observation;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::grpc::well_known::WellKnown;
 use crate::input::{ConnectionId, Flow, Timestamp};
 
 /// One fact.
@@ -19,6 +20,10 @@ pub enum Observation {
     Frame(Box<FrameSeen>),
     /// Something that the protocol does not allow, or that the core gave up on.
     Anomaly(Anomaly),
+    /// One end said that the connection will end.
+    Goaway(Goaway),
+    /// A PING came back.
+    PingAnswered(PingAnswered),
     /// Nothing follows for this connection.
     ConnectionEnded(Box<ConnectionSummary>),
 }
@@ -112,6 +117,14 @@ pub struct CallStarted {
     pub timeout: Timeout,
     /// When the request's header block was complete.
     pub time: Timestamp,
+}
+
+impl CallStarted {
+    /// The well-known service that it calls, if its method is known and belongs to one.
+    #[must_use]
+    pub fn well_known(&self) -> Option<WellKnown> {
+        self.method.as_deref().and_then(WellKnown::of)
+    }
 }
 
 /// `grpc-timeout` of a request.
@@ -244,8 +257,27 @@ pub struct Call {
     pub response: Messages,
     /// `grpc-previous-rpc-attempts`, if it was sent.
     pub previous_attempts: Option<u32>,
+    /// `grpc-retry-pushback-ms` of the trailers, if it was sent.
+    pub retry_pushback: Option<RetryPushback>,
     /// Thread that moved the request's header block, zero if unknown.
     pub thread: u32,
+}
+
+impl Call {
+    /// The well-known service that it called, if its method is known and belongs to one.
+    #[must_use]
+    pub fn well_known(&self) -> Option<WellKnown> {
+        self.method.as_deref().and_then(WellKnown::of)
+    }
+}
+
+/// What a server said about trying again (gRFC A6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryPushback {
+    /// After so many milliseconds.
+    AfterMs(u32),
+    /// Not at all: the value was negative, or not a number.
+    DoNotRetry,
 }
 
 /// An HTTP/2 exchange that is not gRPC.
@@ -337,6 +369,80 @@ pub struct Anomaly {
     pub time: Timestamp,
 }
 
+/// A GOAWAY frame (RFC 9113 §6.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Goaway {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The flow that it was sent in.
+    pub flow: Flow,
+    /// Streams above this id will not be processed.
+    pub last_stream: u32,
+    /// Error code as sent.
+    pub code: u32,
+    /// Why.
+    pub reason: GoawayReason,
+    /// When.
+    pub time: Timestamp,
+}
+
+/// Why a connection is to end, as far as the frame says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GoawayReason {
+    /// A notice: no new streams, and the GOAWAY that counts is still to come.
+    GracefulNotice,
+    /// Without an error, and without a reason.
+    Graceful,
+    /// It is older than the server allows (`max_age`).
+    MaxAge,
+    /// It was idle for longer than the server allows (`max_idle`).
+    MaxIdle,
+    /// The client sent more keepalive PINGs than the server allows.
+    TooManyPings,
+    /// The client reset more streams than the server allows.
+    TooManyResets,
+    /// With any other error code.
+    Error,
+}
+
+/// A PING and its acknowledgement (RFC 9113 §6.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PingAnswered {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The flow that the PING was sent in.
+    pub flow: Flow,
+    /// What it was for.
+    pub kind: PingKind,
+    /// Nanoseconds from the PING to its acknowledgement, as seen at the socket.
+    pub round_trip_ns: u64,
+    /// When the acknowledgement was seen.
+    pub time: Timestamp,
+}
+
+/// What a PING is for, by the payloads that implementations are known to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PingKind {
+    /// Estimation of the bandwidth-delay product, by grpc-go or grpc-java: sent along with data.
+    Bandwidth,
+    /// Before a connection is closed gracefully.
+    Drain,
+    /// Keepalive, or something that is not known.
+    Other,
+}
+
+impl PingKind {
+    /// The kind of a PING with this payload.
+    #[must_use]
+    pub fn of(payload: [u8; 8]) -> PingKind {
+        match payload {
+            [2, 4, 16, 16, 9, 14, 7, 7] | [0, 0, 0, 0, 0, 0, 0x04, 0xd2] => PingKind::Bandwidth,
+            [1, 6, 1, 8, 0, 3, 3, 9] | [0, 0, 0, 0x09, 0x7a, 0xce, 0xf0, 0x01] => PingKind::Drain,
+            _ => PingKind::Other,
+        }
+    }
+}
+
 /// A connection at its end.
 #[derive(Clone, Debug)]
 pub struct ConnectionSummary {
@@ -354,6 +460,9 @@ pub struct ConnectionSummary {
     pub closed: Timestamp,
     /// True if it was recognised as HTTP/2.
     pub http2: bool,
+    /// Values of `-bin` fields may be raw octets, since both ends said so (C-core's SETTINGS 0xfe03); `None` if
+    /// SETTINGS may have been missed.
+    pub binary_metadata: Option<bool>,
 }
 
 /// One flow of a connection at its end.

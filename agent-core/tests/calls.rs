@@ -399,7 +399,7 @@ fn a_clients_no_error_reset_waits_for_the_trailers_that_caused_it() {
 }
 
 #[test]
-fn c7_a_hole_inside_data_changes_nothing() {
+fn c4_a_hole_inside_data_changes_nothing() {
     let mut scenario = asked(None);
     scenario.send(SERVER, &response(1));
     let body = data(1, 0, &message(1_000));

@@ -1,13 +1,11 @@
-//! One of the two flows of a connection: its frames, its HPACK context, and what SETTINGS say of it.
+//! One of the two flows of a connection: its frames, its HPACK context, its counts.
 
 use std::collections::VecDeque;
 
-use super::Connection;
 use crate::hpack::Decoder;
-use crate::http2::frame::{self, FrameHeader};
+use crate::http2::frame::FrameHeader;
 use crate::http2::reader::FrameReader;
-use crate::http2::settings;
-use crate::input::{Chunk, Flow};
+use crate::input::Flow;
 use crate::observation::{FlowSummary, Sync};
 use crate::observer::Shared;
 
@@ -24,6 +22,10 @@ pub(super) struct FlowState {
     pub(super) table_size: Option<u32>,
     /// The same as sent by the other side and not yet acknowledged in this flow; an entry for each SETTINGS frame.
     pub(super) table_sizes: VecDeque<Option<u32>>,
+    /// SETTINGS of this flow may have been missed.
+    pub(super) settings_missed: bool,
+    /// Largest SETTINGS_MAX_FRAME_SIZE that the other side has ever sent; `None` if that is not known.
+    pub(super) frame_size: Option<u32>,
     pub(super) frames: u64,
     pub(super) header_blocks: u64,
     pub(super) bytes: u64,
@@ -40,7 +42,10 @@ pub(super) struct PartialBlock {
 }
 
 /// SETTINGS frames that may be unacknowledged at once before the oldest is taken as acknowledged.
-const UNACKNOWLEDGED_SETTINGS: usize = 16;
+pub(super) const UNACKNOWLEDGED_SETTINGS: usize = 16;
+
+/// Initial value of SETTINGS_MAX_FRAME_SIZE (RFC 9113 §6.5.2), which is also the least.
+pub(super) const DEFAULT_FRAME_SIZE: u32 = 16_384;
 
 /// Initial value of SETTINGS_HEADER_TABLE_SIZE (RFC 9113 §6.5.2).
 const DEFAULT_TABLE_SIZE: u32 = 4_096;
@@ -62,6 +67,8 @@ impl FlowState {
             block: None,
             table_size: Some(DEFAULT_TABLE_SIZE),
             table_sizes: VecDeque::new(),
+            settings_missed: false,
+            frame_size: None,
             frames: 0,
             header_blocks: 0,
             bytes: 0,
@@ -87,6 +94,11 @@ impl FlowState {
             + self.table_sizes.capacity() * size_of::<Option<u32>>()
     }
 
+    /// The frame is longer than the other side ever allowed (RFC 9113 §4.2).
+    pub(super) fn is_too_long(&self, header: FrameHeader) -> bool {
+        header.length > DEFAULT_FRAME_SIZE && self.frame_size.is_some_and(|largest| header.length > largest)
+    }
+
     pub(super) fn sync(&self) -> Sync {
         if self.reader.is_lost() {
             Sync::Desynced
@@ -106,34 +118,6 @@ impl FlowState {
             hole_bytes: self.hole_bytes,
             desyncs: self.desyncs,
             send_window,
-        }
-    }
-}
-
-impl Connection {
-    pub(super) fn handle_settings(&mut self, header: FrameHeader, payload: &[u8], chunk: &Chunk<'_>) {
-        if self.client_flow == Some(chunk.flow) {
-            self.recognised = true;
-        }
-        if header.has(frame::ACK) {
-            let state = &mut self.flows[index(chunk.flow)];
-            if let Some(Some(size)) = state.table_sizes.pop_front() {
-                state.table_size = Some(size);
-                state.apply_table_size();
-            }
-            return;
-        }
-        let size = settings::entries(payload)
-            .filter(|(id, _)| *id == settings::HEADER_TABLE_SIZE)
-            .last()
-            .map(|(_, size)| size);
-        let other = &mut self.flows[index(chunk.flow.opposite())];
-        if other.table_sizes.len() >= UNACKNOWLEDGED_SETTINGS {
-            other.table_sizes.pop_front();
-        }
-        other.table_sizes.push_back(size);
-        if size.is_some() {
-            other.apply_table_size();
         }
     }
 }

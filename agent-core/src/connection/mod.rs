@@ -19,12 +19,18 @@ use crate::steps;
 use crate::unseen::UnseenStreams;
 
 mod flow;
+mod goaway;
 mod header_blocks;
+mod pings;
+mod settings;
 mod streams;
 mod trace;
+mod upgrade;
 mod windows;
 
 use flow::{FlowState, index};
+use pings::Pings;
+use upgrade::Upgrade;
 
 /// A connection of which at least one byte was seen.
 #[derive(Debug)]
@@ -38,6 +44,11 @@ pub(crate) struct Connection {
     streams: HashMap<u32, Stream, RandomState>,
     unseen: UnseenStreams,
     flow_control: FlowControl,
+    /// SETTINGS of each flow allow raw octets in `-bin` fields; `None` if they may have been missed.
+    binary_metadata: [Option<bool>; 2],
+    pings: Pings,
+    /// It began with HTTP/1.1.
+    upgrade: Option<Box<Upgrade>>,
     shapes: Shapes,
     grpc_requests: GrpcRequests,
     /// Last stream id of the server's last GOAWAY.
@@ -58,7 +69,7 @@ pub(crate) struct Connection {
     /// Streams that were opened since bytes of the client's, or the server's, flow passed unread; `None` stands
     /// for all streams.
     since_unread: [Option<Vec<u32>>; 2],
-    /// GOAWAY frames of the server.
+    /// GOAWAY frames of either end.
     goaways: u32,
     /// What [`Connection::heap_bytes`] was when the observer last asked.
     pub(crate) counted_bytes: usize,
@@ -74,6 +85,9 @@ impl Connection {
             streams: HashMap::default(),
             unseen: UnseenStreams::default(),
             flow_control: FlowControl::new(),
+            binary_metadata: [Some(false); 2],
+            pings: Pings::default(),
+            upgrade: None,
             shapes: Shapes::default(),
             grpc_requests: GrpcRequests::default(),
             goaway: None,
@@ -124,7 +138,8 @@ impl Connection {
             return;
         }
         if joined {
-            self.lose_windows(chunk.flow);
+            self.lose_frames(chunk.flow, chunk.time);
+            self.streams.values_mut().for_each(Stream::forget_credits);
         }
         if hole > 0 {
             if self.flows[index(chunk.flow)].reader.is_lost() {
@@ -177,6 +192,7 @@ impl Connection {
             opened: self.opened,
             closed: closed.unwrap_or(self.last_seen),
             http2: self.recognised,
+            binary_metadata: self.has_binary_metadata(),
         };
         shared.observations.push_back(Observation::ConnectionEnded(Box::new(summary)));
     }
@@ -194,7 +210,11 @@ impl Connection {
                 + self.grpc_requests.heap_bytes()
                 + since_unread * size_of::<u32>();
         }
-        self.streams_bytes + self.flows.iter().map(FlowState::heap_bytes).sum::<usize>()
+        self.streams_bytes
+            + self.flows.iter().map(FlowState::heap_bytes).sum::<usize>()
+            + self.flow_control.heap_bytes()
+            + self.pings.heap_bytes()
+            + self.upgrade.as_ref().map_or(0, |upgrade| upgrade.heap_bytes())
     }
 
     /// This stream is followed.
@@ -228,6 +248,10 @@ impl Connection {
     fn handle_event(&mut self, event: Event<'_>, chunk: &Chunk<'_>, shared: &mut Shared) -> Verdict {
         match event {
             Event::Preface => self.client_flow = Some(chunk.flow),
+            Event::UpgradeRequest(head) => self.handle_upgrade_request(head, chunk, shared),
+            Event::UpgradeBody(bytes) => self.handle_upgrade_body(bytes),
+            Event::UpgradeBodyHole(len) => self.handle_upgrade_body_hole(len),
+            Event::UpgradeAccepted => self.handle_upgrade_accepted(chunk, shared),
             Event::Frame(header, payload) => return self.handle_frame(header, payload, true, chunk, shared),
             Event::PartialFrame(header, payload) => {
                 return self.handle_frame(header, payload, false, chunk, shared);
@@ -235,6 +259,7 @@ impl Connection {
             Event::DataStart(header) => {
                 self.flows[index(chunk.flow)].frames += 1;
                 self.check_continuation(header, chunk, shared);
+                self.check_length(header, chunk, shared);
                 if let Some(fault) = header.fault() {
                     self.anomaly(header.stream, fault.kind(), chunk, shared);
                 }
@@ -285,6 +310,7 @@ impl Connection {
         if header.kind != frame::CONTINUATION {
             self.check_continuation(header, chunk, shared);
         }
+        self.check_length(header, chunk, shared);
         if let Some(fault) = header.fault() {
             self.anomaly(header.stream, fault.kind(), chunk, shared);
             if header.carries_header_block() {
@@ -297,14 +323,8 @@ impl Connection {
             return self.handle_header_fragment(header, payload, whole, chunk, shared);
         }
         match header.kind {
-            frame::SETTINGS => {
-                if !header.has(frame::ACK) {
-                    self.handle_window_settings(payload, whole, chunk, shared);
-                }
-                if whole {
-                    self.handle_settings(header, payload, chunk);
-                }
-            }
+            frame::SETTINGS => self.handle_settings(header, payload, whole, chunk, shared),
+            frame::PING => self.handle_ping(header, payload, chunk, shared),
             frame::WINDOW_UPDATE => self.handle_window_update(header, payload, chunk, shared),
             frame::RST_STREAM => {
                 if let Some(code) = frame::u32_at(payload, 0) {
@@ -312,7 +332,7 @@ impl Connection {
                 }
             }
             frame::GOAWAY => self.handle_goaway(payload, chunk, shared),
-            // PRIORITY and PING say nothing about calls; unknown types are skipped.
+            // PRIORITY says nothing; unknown types are skipped.
             _ => {}
         }
         self.trace(header, payload, None, chunk, shared);
@@ -337,7 +357,7 @@ impl Connection {
     /// Bytes of this flow passed that were not read: they may have belonged to any open stream, and have
     /// opened others.
     fn handle_unread(&mut self, chunk: &Chunk<'_>, shared: &mut Shared) {
-        self.flow_control.handle_loss(chunk.flow);
+        self.lose_frames(chunk.flow, chunk.time);
         // Streams are followed only once it is known whose flow this is.
         let Some(peer) = self.peer(chunk.flow) else { return };
         if peer == Peer::Client {
@@ -408,6 +428,12 @@ impl Connection {
             sync,
             time,
         }));
+    }
+
+    fn check_length(&self, header: FrameHeader, chunk: &Chunk<'_>, shared: &mut Shared) {
+        if self.flows[index(chunk.flow)].is_too_long(header) {
+            self.anomaly(header.stream, FrameFault::Size.kind(), chunk, shared);
+        }
     }
 
     fn anomaly(&self, stream: u32, kind: &'static str, chunk: &Chunk<'_>, shared: &mut Shared) {

@@ -8,10 +8,6 @@ use crate::http2::frame::{self, FrameHeader};
 use crate::input::{Chunk, Timestamp};
 use crate::observation::{Exchange, Observation, Protocol};
 use crate::observer::{Shared, Timer};
-use crate::steps;
-
-/// GOAWAY frames of a connection that are heeded.
-const GOAWAYS: u32 = 64;
 
 impl Connection {
     /// The moment in which the rest of an ended stream could arrive has passed, or a stream of which bytes
@@ -36,35 +32,6 @@ impl Connection {
         let Some(peer) = self.peer(chunk.flow) else { return };
         if let Some(stream) = self.stream_if_followed(id, chunk.time, shared) {
             stream.handle_reset(peer, code, chunk.time);
-            self.settle(id, chunk.time, shared);
-        }
-    }
-
-    pub(super) fn handle_goaway(&mut self, payload: &[u8], chunk: &Chunk<'_>, shared: &mut Shared) {
-        let Some(last) = frame::u32_at(payload, 0) else { return };
-        if self.peer(chunk.flow) != Some(Peer::Server) {
-            return;
-        }
-        // A server that ends in good order sends two. Each may cost a step for every stream.
-        self.goaways = self.goaways.saturating_add(1);
-        if self.goaways > GOAWAYS {
-            self.anomaly(0, "goaway_limit", chunk, shared);
-            return;
-        }
-        let last = last & 0x7fff_ffff;
-        self.goaway = Some(last);
-        let mut refused: Vec<u32> = self
-            .streams
-            .iter()
-            .inspect(|_| steps::count())
-            .filter(|(id, stream)| **id > last && !stream.has_ended() && stream.has_request())
-            .map(|(id, _)| *id)
-            .collect();
-        refused.sort_unstable();
-        for id in refused {
-            if let Some(stream) = self.streams.get_mut(&id) {
-                stream.handle_refused(chunk.time);
-            }
             self.settle(id, chunk.time, shared);
         }
     }

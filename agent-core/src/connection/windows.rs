@@ -3,8 +3,7 @@
 use super::Connection;
 use crate::flow_control::{Credit, WindowFault};
 use crate::http2::frame::{self, FrameHeader};
-use crate::http2::settings;
-use crate::input::{Chunk, Flow};
+use crate::input::{Chunk, Flow, Timestamp};
 use crate::observation::WindowsSeen;
 use crate::observer::Shared;
 
@@ -52,31 +51,11 @@ impl Connection {
         }
     }
 
-    /// SETTINGS that are not an acknowledgement; not `whole` if a part of them is missing.
-    pub(super) fn handle_window_settings(
-        &mut self,
-        payload: &[u8],
-        whole: bool,
-        chunk: &Chunk<'_>,
-        shared: &mut Shared,
-    ) {
-        if !whole {
-            self.flow_control.forget_initial_window(chunk.flow);
-            return;
-        }
-        for (_, value) in settings::entries(payload).filter(|(id, _)| *id == settings::INITIAL_WINDOW_SIZE) {
-            if let Some(fault) = self.flow_control.handle_initial_window(chunk.flow, value) {
-                self.anomaly(0, fault.kind(), chunk, shared);
-            }
-        }
-    }
-
-    /// Frames of this flow were missed.
-    pub(super) fn lose_windows(&mut self, flow: Flow) {
+    /// Frames of this flow were missed that change no stream's state, but what is known of the connection.
+    pub(super) fn lose_frames(&mut self, flow: Flow, time: Timestamp) {
+        self.forget_settings(flow);
+        self.pings.handle_loss(flow, time);
         self.flow_control.handle_loss(flow);
-        for stream in self.streams.values_mut() {
-            stream.forget_credits();
-        }
     }
 
     /// The credits of a new stream; with `missed`, frames of it may have been missed.

@@ -2,5 +2,7 @@
 
 pub(crate) mod content_type;
 pub(crate) mod messages;
+pub(crate) mod retry;
 pub(crate) mod status;
 pub(crate) mod timeout;
+pub(crate) mod well_known;

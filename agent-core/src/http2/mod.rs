@@ -4,3 +4,4 @@ pub(crate) mod frame;
 pub(crate) mod reader;
 pub(crate) mod resync;
 pub(crate) mod settings;
+pub(crate) mod upgrade;

@@ -7,6 +7,7 @@
 
 use super::frame::{DATA, FrameHeader, HEADER_LEN, PADDED, PREFACE, SETTINGS};
 use super::resync;
+use super::upgrade::{self, Head};
 use crate::steps;
 
 /// A part of a flow.
@@ -50,6 +51,14 @@ pub(crate) enum Event<'a> {
     BoundaryLost,
     /// The frame boundary was found again.
     BoundaryFound,
+    /// An HTTP/1.1 request that asks for HTTP/2: its head.
+    UpgradeRequest(&'a [u8]),
+    /// Octets of that request's body.
+    UpgradeBody(&'a [u8]),
+    /// As many octets of it were not seen.
+    UpgradeBodyHole(u64),
+    /// An HTTP/1.1 response that agrees to HTTP/2.
+    UpgradeAccepted,
     /// The flow was seen from its start, and is not HTTP/2.
     NotHttp2,
 }
@@ -58,6 +67,10 @@ pub(crate) enum Event<'a> {
 enum State {
     /// At the first byte of the flow; so many octets are equal to the preface's.
     Start { matched: usize },
+    /// In the head of an HTTP/1.1 message, which is in the buffer.
+    Http1Head,
+    /// In the body of an HTTP/1.1 request that asks for HTTP/2.
+    Http1Body { remaining: u64 },
     /// Before a frame; so many octets of its header are in `header_octets`.
     Header { have: usize },
     /// In the payload of a frame other than DATA. `whole` is false once a part of it is missing.
@@ -87,6 +100,10 @@ enum Step {
     Inline(FrameHeader, usize),
     /// A frame whose payload is in the buffer.
     Buffered(FrameHeader, bool),
+    /// An HTTP/1.1 request is in the buffer.
+    UpgradeRequest,
+    /// Body of it: the next `n` bytes of the piece.
+    BodyBytes(usize),
     /// DATA payload: the next `n` bytes of the piece.
     DataBytes(FrameHeader, usize),
     /// Bytes were consumed, go on.
@@ -175,6 +192,8 @@ impl FrameReader {
                 Step::Done => return None,
                 Step::Event(event) => return Some(event),
                 Step::Inline(header, len) => return Some(Event::Frame(header, take(piece, len))),
+                Step::UpgradeRequest => return Some(Event::UpgradeRequest(&self.buffer)),
+                Step::BodyBytes(len) => return Some(Event::UpgradeBody(take(piece, len))),
                 Step::DataBytes(header, len) => return Some(Event::Data(header, take(piece, len))),
                 Step::Buffered(header, true) => return Some(Event::Frame(header, &self.buffer)),
                 Step::Buffered(header, false) => return Some(Event::PartialFrame(header, &self.buffer)),
@@ -186,6 +205,8 @@ impl FrameReader {
         steps::count();
         match self.state {
             State::Start { matched } => self.step_start(matched, piece),
+            State::Http1Head => self.step_http1_head(piece),
+            State::Http1Body { remaining } => self.step_http1_body(remaining, piece),
             State::Header { have } => self.step_header(have, piece),
             State::Control { header, remaining, whole } => self.step_control(header, remaining, whole, piece),
             State::Data { header, remaining, padding } => self.step_data(header, remaining, padding, piece),
@@ -203,16 +224,19 @@ impl FrameReader {
             Piece::Bytes(bytes) => bytes,
         };
         let Some(&first) = bytes.first() else { return Step::Done };
-        if matched == 0 && first != PREFACE[0] {
-            // The server's flow: no preface, SETTINGS first.
+        let wanted = PREFACE.get(matched..).unwrap_or_default();
+        let n = wanted.iter().zip(bytes).take_while(|(wanted, octet)| wanted == octet).count();
+        if matched == 0 && n == 0 && !first.is_ascii_uppercase() {
+            // The server's flow: no preface, SETTINGS first. No length of SETTINGS begins with a letter.
             self.state = State::Header { have: 0 };
             return Step::Again;
         }
-        let wanted = PREFACE.get(matched..).unwrap_or_default();
-        let n = wanted.len().min(bytes.len());
-        if take(piece, n) != wanted.get(..n).unwrap_or_default() {
-            self.state = State::NotHttp2;
-            return Step::Event(Event::NotHttp2);
+        take(piece, n);
+        if n < wanted.len() && n < bytes.len() {
+            self.buffer.clear();
+            self.buffer.extend_from_slice(PREFACE.get(..matched + n).unwrap_or_default());
+            self.state = State::Http1Head;
+            return Step::Again;
         }
         if n == wanted.len() {
             self.state = State::Header { have: 0 };
@@ -220,6 +244,72 @@ impl FrameReader {
         }
         self.state = State::Start { matched: matched + n };
         Step::Done
+    }
+
+    /// Collects the head of an HTTP/1.1 message, of which the buffer has the beginning, and looks what follows it.
+    fn step_http1_head(&mut self, piece: &mut Piece<'_>) -> Step {
+        let bytes = match *piece {
+            Piece::Hole(0) => return Step::Done,
+            Piece::Hole(_) => return self.not_http2(),
+            Piece::Bytes(bytes) => bytes,
+        };
+        let had = self.buffer.len();
+        let room = upgrade::LONGEST_HEAD.saturating_sub(had);
+        self.buffer.extend_from_slice(bytes.get(..room.min(bytes.len())).unwrap_or_default());
+        let seen = had.saturating_sub(3);
+        let end =
+            self.buffer.get(seen..).and_then(|rest| rest.windows(4).position(|four| four == b"\r\n\r\n"));
+        let Some(end) = end.map(|at| seen + at + 4) else {
+            if self.buffer.len() >= upgrade::LONGEST_HEAD || !Head::may_begin(&self.buffer) {
+                return self.not_http2();
+            }
+            take(piece, bytes.len());
+            return Step::Done;
+        };
+        self.buffer.truncate(end);
+        take(piece, end.saturating_sub(had));
+        match Head::parse(&self.buffer) {
+            Head::UpgradeRequest { body } => {
+                self.state = State::Http1Body { remaining: body };
+                Step::UpgradeRequest
+            }
+            Head::SwitchingProtocols => {
+                self.state = State::Header { have: 0 };
+                Step::Event(Event::UpgradeAccepted)
+            }
+            Head::Informational => {
+                self.buffer.clear();
+                Step::Again
+            }
+            Head::Other => self.not_http2(),
+        }
+    }
+
+    fn step_http1_body(&mut self, remaining: u64, piece: &mut Piece<'_>) -> Step {
+        if remaining == 0 {
+            self.state = State::Start { matched: 0 };
+            return Step::Again;
+        }
+        match *piece {
+            Piece::Bytes([]) | Piece::Hole(0) => Step::Done,
+            Piece::Bytes(bytes) => {
+                let n = bytes.len().min(usize::try_from(remaining).unwrap_or(usize::MAX));
+                self.state = State::Http1Body { remaining: remaining - n as u64 };
+                Step::BodyBytes(n)
+            }
+            Piece::Hole(len) if len <= remaining => {
+                *piece = Piece::Hole(0);
+                self.state = State::Http1Body { remaining: remaining - len };
+                Step::Event(Event::UpgradeBodyHole(len))
+            }
+            Piece::Hole(_) => self.lost(piece),
+        }
+    }
+
+    fn not_http2(&mut self) -> Step {
+        self.buffer = Vec::new();
+        self.state = State::NotHttp2;
+        Step::Event(Event::NotHttp2)
     }
 
     fn step_header(&mut self, have: usize, piece: &mut Piece<'_>) -> Step {
@@ -509,7 +599,8 @@ mod tests {
     fn a_flow_that_starts_with_something_else_is_not_http2() {
         let start = |bytes: &[u8]| read(&mut FrameReader::at_start(LIMIT), &[Piece::Bytes(bytes)]);
         assert_eq!(start(b"PRI * HTTP/1.1\r\n\r\nSM\r\n\r\n"), ["NotHttp2"]);
-        assert_eq!(start(b"GET / HTTP/1.1\r\n"), ["NotHttp2"]);
+        assert_eq!(start(b"GET / HTTP/1.1\r\n\r\n"), ["NotHttp2"]);
+        assert_eq!(start(b"SET key 1\r\n"), ["NotHttp2"], "not even a head");
         assert_eq!(start(&frame(PING, 0, 0, b"12345678")), ["NotHttp2"]);
     }
 

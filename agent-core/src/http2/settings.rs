@@ -4,6 +4,10 @@
 pub(crate) const HEADER_TABLE_SIZE: u16 = 0x1;
 /// SETTINGS_INITIAL_WINDOW_SIZE.
 pub(crate) const INITIAL_WINDOW_SIZE: u16 = 0x4;
+/// SETTINGS_MAX_FRAME_SIZE.
+pub(crate) const MAX_FRAME_SIZE: u16 = 0x5;
+/// gRPC C-core's GRPC_ALLOW_TRUE_BINARY_METADATA, of its private use.
+pub(crate) const ALLOW_TRUE_BINARY_METADATA: u16 = 0xfe03;
 
 /// Identifier and value, in order; a last incomplete entry is left out.
 pub(crate) fn entries(payload: &[u8]) -> impl Iterator<Item = (u16, u32)> + '_ {

@@ -1,7 +1,7 @@
 //! Scenarios as data: frames with times in, calls out.
 #![cfg_attr(test, expect(dead_code, reason = "each test file uses a part of it"))]
 
-use agent_core::observation::{Call, ConnectionSummary, Observation};
+use agent_core::observation::{Call, ConnectionSummary, Exchange, FrameSeen, Observation};
 use agent_core::{Chunk, ConnectionId, Flow, Limits, Observer, Timestamp};
 
 /// The flow that the client's frames are in, in these scenarios.
@@ -234,6 +234,28 @@ impl Scenario {
             _ => None,
         });
         summary.expect("the connection ended")
+    }
+
+    /// Everything that was said about the frames, when they are traced.
+    pub(crate) fn frames(&self) -> Vec<&FrameSeen> {
+        self.seen
+            .iter()
+            .filter_map(|fact| match fact {
+                Observation::Frame(frame) => Some(&**frame),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The exchanges that were not gRPC.
+    pub(crate) fn exchanges(&self) -> Vec<&Exchange> {
+        self.seen
+            .iter()
+            .filter_map(|fact| match fact {
+                Observation::ExchangeEnded(exchange) => Some(exchange),
+                _ => None,
+            })
+            .collect()
     }
 
     pub(crate) fn started(&self) -> usize {

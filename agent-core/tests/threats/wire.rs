@@ -173,7 +173,11 @@ impl Feeder {
                 }
                 Observation::ConnectionEnded(_) => self.said.connections_ended += 1,
                 Observation::Anomaly(anomaly) => *self.said.anomalies.entry(anomaly.kind).or_default() += 1,
-                Observation::Connection(_) | Observation::ExchangeEnded(_) | Observation::Frame(_) => {}
+                Observation::Connection(_)
+                | Observation::ExchangeEnded(_)
+                | Observation::Frame(_)
+                | Observation::Goaway(_)
+                | Observation::PingAnswered(_) => {}
             }
         }
     }

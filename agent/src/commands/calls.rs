@@ -314,6 +314,7 @@ mod tests {
             request: messages,
             response: messages,
             previous_attempts: None,
+            retry_pushback: None,
             thread: 0,
         };
         CallLine {

@@ -281,7 +281,7 @@ impl<W: Write> OneFile<'_, W> {
                     }
                     self.write_frames()
                 }
-                Observation::CallStarted(_) => Ok(()),
+                Observation::CallStarted(_) | Observation::Goaway(_) | Observation::PingAnswered(_) => Ok(()),
             };
             if self.written.is_ok() {
                 self.written = result;

@@ -143,7 +143,7 @@ families! {
     ENDED = Counter "grpcscope_calls_ended_total", method_labels!("outcome", "start"),
         "Calls that ended, by outcome; outcome evicted is a call that was given up while open. With start seen: started = ended + in flight.";
     DEADLINES = Counter "grpcscope_call_deadlines_total", method_labels!("deadline"),
-        "Calls that were seen to start, by their grpc-timeout: set, none (the call can hang for ever), invalid, unresolved.";
+        "Calls that were seen to start, by their grpc-timeout: set, none (the call can hang for ever), long_lived (none, but a stream of the infrastructure that is meant to stay open), invalid, unresolved.";
     DEADLINES_EXCEEDED = Counter "grpcscope_call_deadlines_exceeded_total", method_labels!("ended_by"),
         "Calls that ended since their deadline passed, by the end that gave up first.";
     TIMEOUT = Histogram "grpcscope_call_timeout_seconds" in "seconds", method_labels!(),

@@ -58,7 +58,7 @@ impl ConnectionSeries {
     }
 
     /// Takes any observation of this connection; those that have no series of a connection are ignored
-    /// (frames, and anomalies, which are counted by [`Metrics::anomaly`](super::Metrics::anomaly)).
+    /// (frames, GOAWAY, PING, and anomalies, which are counted by [`Metrics::anomaly`](super::Metrics::anomaly)).
     pub fn observe(&mut self, observation: &Observation) {
         match observation {
             Observation::Connection(status) => self.status(status),
@@ -66,7 +66,10 @@ impl ConnectionSeries {
             Observation::CallEnded(call) => self.call_ended(call),
             Observation::ExchangeEnded(exchange) => self.exchange(exchange),
             Observation::ConnectionEnded(_) => self.close(),
-            Observation::Frame(_) | Observation::Anomaly(_) => {}
+            Observation::Frame(_)
+            | Observation::Anomaly(_)
+            | Observation::Goaway(_)
+            | Observation::PingAnswered(_) => {}
         }
     }
 
@@ -103,7 +106,7 @@ impl ConnectionSeries {
         let mut update = Update::default();
         update.add(Cell::Started, 1);
         update.add(Cell::InFlight, 1);
-        update.add(Cell::Deadline(Deadline::of(started.timeout)), 1);
+        update.add(Cell::Deadline(Deadline::of(started)), 1);
         if let Timeout::Ns(timeout_ns) = started.timeout {
             update.observe(Distribution::Timeout, timeout_ns);
         }

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use agent_core::WellKnown;
 use agent_core::observation::{
-    Call, EndedBy, Outcome, Protocol, STATUS_NAMES, Side, StatusSource, Sync, Timeout,
+    Call, CallStarted, EndedBy, Outcome, Protocol, STATUS_NAMES, Side, StatusSource, Sync, Timeout,
 };
 
 /// Beyond a limit (OpenTelemetry's word for it).
@@ -277,6 +278,8 @@ pub(super) enum Deadline {
     Set,
     /// It has none.
     None,
+    /// It has none, and needs none: a stream of the infrastructure that is meant to stay open.
+    LongLived,
     /// It has something that is not one.
     Invalid,
     /// Not known.
@@ -284,9 +287,12 @@ pub(super) enum Deadline {
 }
 
 impl Deadline {
-    pub(super) fn of(timeout: Timeout) -> Deadline {
-        match timeout {
+    pub(super) fn of(started: &CallStarted) -> Deadline {
+        match started.timeout {
             Timeout::Ns(_) => Deadline::Set,
+            Timeout::Absent if started.well_known().is_some_and(WellKnown::is_long_lived) => {
+                Deadline::LongLived
+            }
             Timeout::Absent => Deadline::None,
             Timeout::Invalid => Deadline::Invalid,
             Timeout::Unknown => Deadline::Unresolved,
@@ -297,6 +303,7 @@ impl Deadline {
         match self {
             Deadline::Set => "set",
             Deadline::None => "none",
+            Deadline::LongLived => "long_lived",
             Deadline::Invalid => "invalid",
             Deadline::Unresolved => UNRESOLVED,
         }

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use agent_core::Flow;
 use agent_core::observation::{
-    CallType, ConnectionSummary, EndedBy, FlowSummary, FrameSeen, Outcome, Timeout,
+    CallType, ConnectionSummary, EndedBy, FlowSummary, FrameSeen, Outcome, RetryPushback, Timeout,
 };
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
@@ -74,6 +74,8 @@ struct CallJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     previous_attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    retry_pushback_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     service: Option<&'a str>,
@@ -132,6 +134,10 @@ pub fn write_call<W: Write>(out: &mut W, line: &CallLine) -> io::Result<()> {
         response_bytes: call.response.bytes,
         messages_exact: call.request.exact && call.response.exact,
         previous_attempts: call.previous_attempts,
+        retry_pushback_ms: call.retry_pushback.map(|pushback| match pushback {
+            RetryPushback::AfterMs(milliseconds) => i64::from(milliseconds),
+            RetryPushback::DoNotRetry => -1,
+        }),
         pid: line.process.as_ref().map(|process| process.pid),
         service: line.process.as_ref().map(|process| process.service.as_str()),
         file: line.file.as_deref(),

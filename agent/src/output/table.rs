@@ -214,6 +214,7 @@ mod tests {
             request: messages,
             response: Messages { exact: false, ..messages },
             previous_attempts: None,
+            retry_pushback: None,
             thread: 0,
         };
         CallLine {

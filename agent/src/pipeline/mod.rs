@@ -124,6 +124,8 @@ fn connection_of(observation: &Observation) -> ConnectionId {
         Observation::ExchangeEnded(exchange) => exchange.connection,
         Observation::Frame(frame) => frame.connection,
         Observation::Anomaly(anomaly) => anomaly.connection,
+        Observation::Goaway(goaway) => goaway.connection,
+        Observation::PingAnswered(ping) => ping.connection,
         Observation::ConnectionEnded(summary) => summary.connection,
     }
 }
