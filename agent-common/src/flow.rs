@@ -124,6 +124,8 @@ pub struct Walk {
     pub busy: u64,
     /// Thread that has it.
     pub owner: u64,
+    /// Bytes of records since the reader was woken from here.
+    pub unread: u64,
     /// Address of the next byte.
     pub cursor: u64,
     /// Bytes from there that are in this buffer.
@@ -147,8 +149,13 @@ pub struct Walk {
     pub position: u64,
     /// Bytes that the current step wants.
     pub want: u64,
-    /// Bytes of `out` after `position` that are the flow's next ones already.
+    /// Bytes of `out` from `ahead` on that are the flow's next ones already.
     pub window: u64,
+    /// Where in `out` the flow's next byte is, if `window` is not zero: at `position`, or behind it where
+    /// something was left out.
+    pub ahead: u64,
+    /// Bytes of the current frame that are left out.
+    pub skip: u64,
     /// Where the current chunk's header is in `out`.
     pub chunk: u64,
     /// Bytes of the current chunk.

@@ -31,6 +31,8 @@ pub unsafe trait Memory {
     unsafe fn read(to: *mut u8, bytes: u64, from: u64) -> i64;
     /// Copies `bytes` of iovecs from `walk.iovec_next` to `walk.iovecs`.
     unsafe fn read_iovecs(walk: *mut Walk, bytes: u64) -> i64;
+    /// Copies `bytes` inside of `walk.out`, to a lower address; up to `to + room` may be overwritten.
+    unsafe fn shift(to: *mut u8, bytes: u64, from: *const u8, room: u64);
     /// Eight bytes, big-endian, at any alignment.
     unsafe fn load(from: *const u8) -> u64;
     /// Sends the record in `walk`; more of the same call follow.
@@ -46,15 +48,19 @@ pub const AGAIN: u64 = 0;
 /// Return value of [`step`]: the call's bytes are walked, or `walk.stop` says why not.
 pub const DONE: u64 = 1;
 
-/// Bytes read at once where a frame header is expected: a HEADERS frame of a usual call fits, and of DATA
-/// the prefix comes along.
-const WINDOW_BYTES: u64 = 128;
+/// Bytes read at once where a frame header is expected: the frames of a usual call, HEADERS, DATA and
+/// trailers, come with one read.
+const WINDOW_BYTES: u64 = 512;
+/// Largest copy of a frame that lies whole in what was read.
+const FRAME_MASK: u64 = 1023;
 /// Bytes copied at once of a payload that is shipped whole.
 const COPY_BYTES: u64 = 4032;
-/// Chunks are sent when this much of `out` is used.
-const FLUSH_AT: u64 = 7680;
+/// Chunks are sent when this much of `out` is used; a window behind it stays within the position mask.
+const FLUSH_AT: u64 = 7424;
 /// Where chunks may begin; `out` is larger, so that one step more always fits.
 const POSITION_MASK: u64 = 8191;
+/// End of a message prefix that follows its frame header at once.
+const PREFIX_END: u64 = HEADER_BYTES + 5;
 /// Largest single copy.
 const COPY_MASK: u64 = 4095;
 
@@ -80,6 +86,7 @@ pub unsafe fn begin(walk: *mut Walk, probing: bool) {
     set!(walk.at = 0);
     set!(walk.position = 0);
     set!(walk.window = 0);
+    set!(walk.ahead = 0);
     set!(walk.chunk = 0);
     set!(walk.chunk_len = 0);
     set!(walk.chunk_end = NO_CHUNK);
@@ -150,7 +157,7 @@ pub unsafe fn is_confirmed(walk: *mut Walk, flow: *mut Flow) -> bool {
     get!(walk.stop) == 0 && (frames >= 3 || (frames >= 1 && tiles))
 }
 
-/// One step: the next buffer, or one read of at most a window or a piece of payload.
+/// One step: the next buffer, a whole frame, or one read of at most a window or a piece of payload.
 #[inline(always)]
 pub unsafe fn step<M: Memory>(walk: *mut Walk, flow: *mut Flow) -> u64 {
     // SAFETY: the module's contract, handed on to each part.
@@ -158,34 +165,11 @@ pub unsafe fn step<M: Memory>(walk: *mut Walk, flow: *mut Flow) -> u64 {
         if get!(walk.segment_left) == 0 && !next_segment::<M>(walk) {
             return DONE;
         }
-        leave_out(walk, flow);
-        if get!(walk.segment_left) == 0 {
-            return if get!(walk.total_left) == 0 { DONE } else { AGAIN };
-        }
-        if u32::from(get!(flow.phase)) == PHASE_DATA && get!(flow.left) <= u32::from(get!(flow.padding)) {
-            // The message goes on in another frame; only padding is left of this one.
-            return AGAIN;
-        }
-        decide(walk, flow);
-        if !bring::<M>(walk, flow) {
-            set!(walk.stop = STOP_FAULT);
-            set!(flow.phase = PHASE_UNSYNCED as u8);
-            return DONE;
-        }
-        let phase = u32::from(get!(flow.phase));
-        if phase == PHASE_HEADER {
-            header::<M>(walk, flow);
-        } else if phase == PHASE_COPY {
-            copy(walk, flow);
-        } else if phase == PHASE_DATA {
-            prefix::<M>(walk, flow);
-        } else if phase == PHASE_PAD {
-            pad(walk, flow);
-        } else {
-            preface::<M>(walk, flow);
-        }
-        if get!(walk.stop) != 0 {
-            return DONE;
+        set!(walk.found = u64::from(whole_frame::<M>(walk, flow)));
+        if get!(walk.found) == 0 {
+            if !piece::<M>(walk, flow) {
+                return DONE;
+            }
         }
         if get!(walk.position) >= FLUSH_AT {
             if get!(walk.probing) != 0 {
@@ -204,6 +188,159 @@ pub unsafe fn step<M: Memory>(walk: *mut Walk, flow: *mut Flow) -> u64 {
             set!(walk.chunk_end = NO_CHUNK);
         }
         if get!(walk.total_left) == 0 { DONE } else { AGAIN }
+    }
+}
+
+/// Takes a frame that begins here, if all that is kept of it lies in what was read ahead: control frames,
+/// and DATA that holds one message, a part of one, or nothing. False if it has to go piece by piece.
+///
+/// Nearly every frame of a gRPC connection goes this way. One read serves all frames in a window, numbers
+/// stay in registers and the state is written once a frame, which halves the cost of a call.
+#[inline(always)]
+unsafe fn whole_frame<M: Memory>(walk: *mut Walk, flow: *mut Flow) -> bool {
+    let starts = u32::from(get!(flow.phase)) == PHASE_HEADER && get!(flow.header_have) == 0;
+    let segment = get!(walk.segment_left);
+    if !starts || segment < HEADER_BYTES || get!(flow.first) != 0 || get!(walk.probing) != 0 {
+        return false;
+    }
+    let at = get!(walk.at);
+    let mut position = get!(walk.position);
+    let mut chunk = get!(walk.chunk);
+    let mut len = get!(walk.chunk_len);
+    if get!(walk.chunk_end) != at || get!(walk.chunk_flags) != u64::from(CHUNK_BOUNDARY) {
+        chunk = (position + 7) & POSITION_MASK & !7;
+        len = 0;
+        position = chunk + 8;
+    }
+    if get!(walk.window) < PREFIX_END && get!(walk.window) < segment || get!(walk.ahead) < position {
+        set!(walk.window = if segment < WINDOW_BYTES { segment } else { WINDOW_BYTES });
+        set!(walk.ahead = position);
+        let bytes = get!(walk.window) & FRAME_MASK;
+        // SAFETY: place and length are masked so that they stay in `out`.
+        if unsafe { M::read(place(walk, get!(walk.ahead)), bytes, get!(walk.cursor)) } < 0 {
+            set!(walk.window = 0);
+            return false;
+        }
+    }
+    let window = get!(walk.window);
+    // SAFETY: masked; `out` leaves room for these reads behind the mask.
+    let frame = unsafe {
+        let seen = place(walk, get!(walk.ahead));
+        set!(walk.found = M::load(seen.add(9)));
+        FrameHeader::from_parts(u64::from(seen.read_volatile()), M::load(seen.add(1)))
+    };
+    let length = u64::from(frame.length);
+    let stream = frame.stream & 0x7fff_ffff;
+    let mut keep = HEADER_BYTES + length;
+    let mut skip = 0;
+    if frame.kind == DATA {
+        let mut message = u64::from(get!(flow.message));
+        if frame.flags & PADDED != 0
+            || stream == 0
+            || get!(flow.saved) != 0
+            || get!(flow.prefix_have) != 0
+            || (message != 0 && stream != get!(flow.stream))
+        {
+            return false;
+        }
+        keep = HEADER_BYTES;
+        if message == 0 && length != 0 {
+            let prefix = get!(walk.found);
+            if length < 5 || window < PREFIX_END || prefix >> 56 > 1 {
+                return false;
+            }
+            message = (prefix >> 24 & 0xffff_ffff) + 5;
+            keep = PREFIX_END;
+        }
+        if length > message {
+            return false; // Another message begins in this frame.
+        }
+        let end = HEADER_BYTES + length;
+        skip = end - keep;
+        if skip > segment - keep {
+            skip = segment - keep;
+        }
+        let left = end - keep - skip;
+        message -= length - left;
+        set!(flow.stream = stream);
+        set!(flow.kind = DATA as u8);
+        set!(flow.flags = frame.flags as u8);
+        set!(flow.padding = 0);
+        set!(flow.left = left as u32);
+        if left != 0 {
+            set!(flow.phase = PHASE_DATA as u8);
+        } else {
+            set!(walk.data_ended = 1);
+            if frame.flags & END_STREAM != 0 {
+                message = 0;
+            }
+        }
+        set!(flow.message = message as u32);
+    } else if keep > window
+        || !frame.is_legal()
+        || frame.kind > CONTINUATION
+        || (frame.kind == RST_STREAM && (stream == get!(flow.stream) || get!(flow.saved) != 0))
+    {
+        return false;
+    }
+    set!(walk.chunk = chunk);
+    set!(walk.position = position);
+    set!(walk.want = keep);
+    set!(walk.skip = skip);
+    let keep = get!(walk.want);
+    let ahead = get!(walk.ahead);
+    let position = get!(walk.position);
+    if ahead != position {
+        // SAFETY: both places and the length are masked so that they stay in `out`.
+        unsafe {
+            // Up to here the bytes behind `to` are of no use any more.
+            let room = ahead - position + keep + get!(walk.skip);
+            M::shift(place(walk, position), keep & FRAME_MASK, place(walk, ahead), room);
+        }
+    }
+    let moved = keep + get!(walk.skip);
+    let window = get!(walk.window);
+    set!(walk.frames = get!(walk.frames) + 1);
+    set!(walk.chunk_flags = u64::from(CHUNK_BOUNDARY));
+    set!(walk.window = window.saturating_sub(moved));
+    set!(walk.ahead = ahead + moved);
+    // SAFETY: the module's contract.
+    unsafe { kept(walk, at, len + keep, keep, moved) };
+    true
+}
+
+/// A step of a frame that does not lie whole in what was read; false if the walk is over.
+#[inline(always)]
+unsafe fn piece<M: Memory>(walk: *mut Walk, flow: *mut Flow) -> bool {
+    // SAFETY: the module's contract, handed on to each part.
+    unsafe {
+        leave_out(walk, flow);
+        if get!(walk.segment_left) == 0 {
+            return true;
+        }
+        if u32::from(get!(flow.phase)) == PHASE_DATA && get!(flow.left) <= u32::from(get!(flow.padding)) {
+            // The message goes on in another frame; only padding is left of this one.
+            return true;
+        }
+        decide(walk, flow);
+        if !bring::<M>(walk, flow) {
+            set!(walk.stop = STOP_FAULT);
+            set!(flow.phase = PHASE_UNSYNCED as u8);
+            return false;
+        }
+        let phase = u32::from(get!(flow.phase));
+        if phase == PHASE_HEADER {
+            header::<M>(walk, flow);
+        } else if phase == PHASE_COPY {
+            copy(walk, flow);
+        } else if phase == PHASE_DATA {
+            prefix::<M>(walk, flow);
+        } else if phase == PHASE_PAD {
+            pad(walk, flow);
+        } else {
+            preface::<M>(walk, flow);
+        }
+        get!(walk.stop) == 0
     }
 }
 
@@ -273,7 +410,8 @@ unsafe fn leave_out(walk: *mut Walk, flow: *mut Flow) {
         set!(flow.message = (message - bytes) as u32);
     }
     set!(flow.left = (left - bytes) as u32);
-    set!(walk.window = 0);
+    set!(walk.window = get!(walk.window).saturating_sub(bytes));
+    set!(walk.ahead = get!(walk.ahead) + bytes);
     set!(walk.at = get!(walk.at) + bytes);
     set!(walk.cursor = get!(walk.cursor) + bytes);
     set!(walk.segment_left = segment - bytes);
@@ -309,15 +447,16 @@ unsafe fn decide(walk: *mut Walk, flow: *mut Flow) {
     }
     set!(walk.want = if want < segment { want } else { segment });
     let adjacent = get!(walk.chunk_end) == get!(walk.at);
-    if adjacent && (!starts_frame || get!(walk.chunk_flags) & u64::from(CHUNK_BOUNDARY) != 0) {
-        return;
+    if !adjacent || (starts_frame && get!(walk.chunk_flags) & u64::from(CHUNK_BOUNDARY) == 0) {
+        let chunk = (get!(walk.position) + 7) & POSITION_MASK & !7;
+        set!(walk.chunk = chunk);
+        set!(walk.chunk_len = 0);
+        set!(walk.chunk_flags = if starts_frame { u64::from(CHUNK_BOUNDARY) } else { 0 });
+        set!(walk.position = chunk + 8);
     }
-    let chunk = (get!(walk.position) + 7) & POSITION_MASK & !7;
-    set!(walk.chunk = chunk);
-    set!(walk.chunk_len = 0);
-    set!(walk.chunk_flags = if starts_frame { u64::from(CHUNK_BOUNDARY) } else { 0 });
-    set!(walk.window = 0);
-    set!(walk.position = chunk + 8);
+    if get!(walk.ahead) != get!(walk.position) {
+        set!(walk.window = 0);
+    }
 }
 
 /// Makes sure that the wanted bytes are at `position`.
@@ -331,6 +470,7 @@ unsafe fn bring<M: Memory>(walk: *mut Walk, flow: *mut Flow) -> bool {
         return true;
     }
     set!(walk.window = want);
+    set!(walk.ahead = get!(walk.position));
     let bytes = get!(walk.want) & COPY_MASK;
     // SAFETY: position and length are masked so that they stay in `out`.
     unsafe { M::read(here(walk), bytes, get!(walk.cursor)) >= 0 }
@@ -339,29 +479,41 @@ unsafe fn bring<M: Memory>(walk: *mut Walk, flow: *mut Flow) -> bool {
 /// The bytes of this step.
 #[inline(always)]
 unsafe fn here(walk: *mut Walk) -> *mut u8 {
-    let position = get!(walk.position) & POSITION_MASK;
+    // SAFETY: the module's contract.
+    unsafe { place(walk, get!(walk.position)) }
+}
+
+/// A place in `out`.
+#[inline(always)]
+unsafe fn place(walk: *mut Walk, position: u64) -> *mut u8 {
     // SAFETY: the mask keeps it inside `out`.
-    unsafe { (&raw mut (*walk).out).cast::<u8>().add(position as usize) }
+    unsafe { (&raw mut (*walk).out).cast::<u8>().add((position & POSITION_MASK) as usize) }
 }
 
 /// The step's first `bytes` are part of the chunk: they are kept, and everything moves on.
 #[inline(always)]
 unsafe fn commit(walk: *mut Walk, bytes: u64) {
-    let len = get!(walk.chunk_len) + bytes;
-    let at = get!(walk.at);
+    set!(walk.window = get!(walk.window) - bytes);
+    set!(walk.ahead = get!(walk.ahead) + bytes);
+    // SAFETY: the module's contract.
+    unsafe { kept(walk, get!(walk.at), get!(walk.chunk_len) + bytes, bytes, bytes) };
+}
+
+/// The chunk grew by `bytes` to `len`, and the walk goes on `moved` bytes behind `at`.
+#[inline(always)]
+unsafe fn kept(walk: *mut Walk, at: u64, len: u64, bytes: u64, moved: u64) {
     set!(walk.chunk_len = len);
-    let delta = at + bytes - len;
-    let word = delta & 0xffff_ffff | (len & 0xffff) << 32 | get!(walk.chunk_flags) << 48;
+    let end = at + bytes;
+    let word = (end - len) & 0xffff_ffff | (len & 0xffff) << 32 | get!(walk.chunk_flags) << 48;
     let chunk = get!(walk.chunk) & POSITION_MASK & !7;
     // SAFETY: the mask keeps it inside `out`, and aligned.
     unsafe { (&raw mut (*walk).out).cast::<u8>().add(chunk as usize).cast::<u64>().write_volatile(word) };
-    set!(walk.at = at + bytes);
-    set!(walk.chunk_end = at + bytes);
+    set!(walk.at = at + moved);
+    set!(walk.chunk_end = end);
     set!(walk.position = get!(walk.position) + bytes);
-    set!(walk.window = get!(walk.window) - bytes);
-    set!(walk.cursor = get!(walk.cursor) + bytes);
-    set!(walk.segment_left = get!(walk.segment_left) - bytes);
-    set!(walk.total_left = get!(walk.total_left) - bytes);
+    set!(walk.cursor = get!(walk.cursor) + moved);
+    set!(walk.segment_left = get!(walk.segment_left) - moved);
+    set!(walk.total_left = get!(walk.total_left) - moved);
 }
 
 /// Takes bytes of a frame header, and if it is whole and in one piece, the payload that came along.

@@ -6,7 +6,7 @@
 
 use agent_common::counter::Counter;
 use agent_common::flow::{IOVECS, Walk};
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
+use aya_ebpf::helpers::generated::bpf_task_pt_regs;
 
 use crate::config::config;
 use crate::kernel::{field, read_kernel, read_user};
@@ -51,13 +51,12 @@ unsafe fn many(walk: *mut Walk, address: u64, count: u64, kernel: u64) -> u32 {
 
 /// From the registers with which the task entered the kernel; [`FOUND`], or the counter that says why not.
 #[inline(always)]
-pub unsafe fn of_system_call(walk: *mut Walk, moved: u64) -> u32 {
+pub unsafe fn of_system_call(walk: *mut Walk, task: u64, moved: u64) -> u32 {
     // SAFETY: task and registers are pointers that the verifier knows; `walk` is a map value that the
     // caller owns.
     unsafe {
         set!(walk.total_left = moved);
         set!(walk.segment_left = 0);
-        let task = bpf_get_current_task_btf() as u64;
         if u64::from(field::<u32>(task, config!(TASK_STATUS))) & config!(TASK_STATUS_COMPAT) != 0 {
             return Counter::SkippedCompat as u32;
         }

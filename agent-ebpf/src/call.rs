@@ -14,7 +14,7 @@ use agent_common::ring::{
     RECOGNISED_PREFACE, RECOGNISED_SETTINGS, RecordHeader, UNKNOWN_START,
 };
 use agent_common::walk::{self, Memory};
-use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 
 use crate::buffers;
 use crate::config::config;
@@ -102,7 +102,8 @@ pub unsafe fn prepare(call: Call) -> Ready {
             set!(class.count = TRIES - 4);
             kind = CLASS_NEW;
         }
-        let task = bpf_get_current_pid_tgid();
+        let current = if call.by_message { kernel::Task::ids_only() } else { kernel::Task::current() };
+        let task = current.ids;
         let walk = maps::claim(call.flow, task);
         if walk.is_null() {
             if kind == CLASS_HTTP2 {
@@ -114,7 +115,7 @@ pub unsafe fn prepare(call: Call) -> Ready {
         let found = if call.by_message {
             buffers::of_message(walk, call.message, call.moved, call.back_steps)
         } else {
-            buffers::of_system_call(walk, call.moved)
+            buffers::of_system_call(walk, current.task, call.moved)
         };
         set!(walk.found = u64::from(found));
         if get!(walk.found) != u64::from(buffers::FOUND) {
@@ -440,7 +441,7 @@ unsafe fn revoke(walk: *mut Walk, flow: *mut Flow, connection: *mut Connection, 
         (*header).sequence = kernel::next_sequence(flow);
         (*header).kind = KIND_CLOSE;
         (*header).flags = FLAG_FINAL;
-        maps::output(header.cast::<c_void>(), size_of::<RecordHeader>() as u64);
+        maps::output(header.cast::<c_void>(), size_of::<RecordHeader>() as u64, 0);
     }
 }
 
@@ -521,7 +522,7 @@ pub unsafe fn close(connection: *mut Connection, flow: u32, flags: u8) {
             flags,
             reserved: 0,
         };
-        maps::output((&raw mut record).cast::<c_void>(), size_of::<RecordHeader>() as u64);
+        maps::output((&raw mut record).cast::<c_void>(), size_of::<RecordHeader>() as u64, 0);
     }
 }
 

@@ -91,6 +91,10 @@ constants! {
     REGS_SECOND,
     /// pt_regs: third argument.
     REGS_THIRD,
+    /// task_struct.pid, i32: the thread.
+    TASK_PID,
+    /// task_struct.tgid, i32: the process.
+    TASK_TGID,
     /// task_struct.thread_info.status or .flags, u32.
     TASK_STATUS,
     /// Bits of it that say: a 32-bit system call.
@@ -119,6 +123,6 @@ constants! {
     STEPS,
     /// Process whose sockets are not looked at; zero for none.
     IGNORED_PID,
-    /// Pending bytes of the ring from which the reader is woken.
+    /// Bytes of records from one scratch memory after which the reader is woken.
     WATERMARK,
 }

@@ -8,8 +8,8 @@ use agent_common::counter::{COUNTER_SLOTS, Counter};
 use agent_common::flow::{Connection, StreamKey, StreamState, Walk};
 use aya_ebpf::btf_maps::{LruHashMap, PerCpuArray, ProgramArray, RingBuf, SkStorage};
 use aya_ebpf::helpers::generated::{
-    bpf_map_delete_elem, bpf_map_lookup_elem, bpf_map_update_elem, bpf_ringbuf_output, bpf_ringbuf_query,
-    bpf_sk_storage_delete, bpf_sk_storage_get,
+    bpf_map_delete_elem, bpf_map_lookup_elem, bpf_map_update_elem, bpf_ringbuf_output, bpf_sk_storage_delete,
+    bpf_sk_storage_get,
 };
 use aya_ebpf::macros::btf_map;
 
@@ -253,21 +253,19 @@ pub unsafe fn release(walk: *mut Walk) {
     }
 }
 
-/// Puts a record into the ring; counts it, and if there was no room, its loss.
+/// Of [`output`]: the reader is to be woken. Otherwise it comes by itself within a few milliseconds.
+pub const WAKE: u64 = 2; // BPF_RB_FORCE_WAKEUP
+const NO_WAKEUP: u64 = 1; // BPF_RB_NO_WAKEUP
+
+/// Puts a record into the ring; counts it, and if there was no room, its loss. `wake` is [`WAKE`] or zero.
 #[inline(always)]
-pub unsafe fn output(record: *mut c_void, bytes: u64) -> bool {
-    const AVAILABLE: u64 = 0; // BPF_RB_AVAIL_DATA
-    const NO_WAKEUP: u64 = 1; // BPF_RB_NO_WAKEUP
-    const FORCE_WAKEUP: u64 = 2; // BPF_RB_FORCE_WAKEUP
+pub unsafe fn output(record: *mut c_void, bytes: u64, wake: u64) -> bool {
+    count(Counter::Produced);
+    let flags = if wake == 0 { NO_WAKEUP } else { wake };
     // SAFETY: the caller passes memory that the verifier knows.
-    unsafe {
-        let pending = bpf_ringbuf_query(raw(&RING), AVAILABLE);
-        let wake = if pending >= config!(WATERMARK) { FORCE_WAKEUP } else { NO_WAKEUP };
-        count(Counter::Produced);
-        if bpf_ringbuf_output(raw(&RING), record, bytes, wake) < 0 {
-            count(Counter::LostRingFull);
-            return false;
-        }
+    if unsafe { bpf_ringbuf_output(raw(&RING), record, bytes, flags) } < 0 {
+        count(Counter::LostRingFull);
+        return false;
     }
     true
 }

@@ -12,5 +12,6 @@ pub mod plan;
 pub mod process;
 pub mod prometheus;
 pub mod provision;
+pub mod traffic;
 pub mod truth;
 pub mod workspace;

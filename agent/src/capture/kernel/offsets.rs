@@ -119,6 +119,8 @@ pub fn registers(btf: &Btf<'_>) -> Result<Constants, BtfError> {
         // TIF_32BIT, arch/arm64/include/asm/thread_info.h.
         ("TASK_STATUS_COMPAT", 1 << 22),
     ];
+    all.push(("TASK_PID", btf.sized_member("task_struct", "pid", 4)?));
+    all.push(("TASK_TGID", btf.sized_member("task_struct", "tgid", 4)?));
     all.extend(
         [
             ("NR_READ", libc::SYS_read),

@@ -5,7 +5,7 @@ use std::ptr::null_mut;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::traffic::Random;
+use tests::traffic::Random;
 
 /// Bytes of one call.
 fn size(random: &mut Random, left: usize) -> usize {

@@ -17,7 +17,7 @@ use agent_core::Flow;
 use anyhow::{Context as _, Result};
 
 use crate::calls::{receive_all, receive_end, send_all};
-use crate::traffic::{ANCHOR_BYTES, ANCHORS, Random, Traffic};
+use tests::traffic::{ANCHOR_BYTES, ANCHORS, Random, Traffic};
 
 /// What the sockets are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

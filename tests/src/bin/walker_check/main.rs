@@ -8,7 +8,6 @@
 mod bench;
 mod calls;
 mod conversation;
-mod traffic;
 
 use std::process::ExitCode;
 

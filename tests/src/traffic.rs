@@ -2,16 +2,16 @@
 
 /// A small generator of random numbers (SplitMix64): the same seed gives the same traffic everywhere.
 #[derive(Clone)]
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
     /// Starts from a seed.
-    pub(crate) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Random(seed)
     }
 
     /// The next number.
-    pub(crate) fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,30 +20,30 @@ impl Random {
     }
 
     /// A number below `limit`.
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit.max(1) as u64) as usize
     }
 
     /// True once in `times`.
-    pub(crate) fn once_in(&mut self, times: usize) -> bool {
+    pub fn once_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
 }
 
 /// Small frames, each in a call of its own, at the start of traffic that is joined there.
-pub(crate) const ANCHORS: usize = 6;
+pub const ANCHORS: usize = 6;
 /// Bytes of each: a PING.
-pub(crate) const ANCHOR_BYTES: usize = 17;
+pub const ANCHOR_BYTES: usize = 17;
 
 /// One flow: what goes over the wire, and what has to be shipped of it.
 #[derive(Default)]
-pub(crate) struct Traffic {
+pub struct Traffic {
     /// The bytes.
-    pub(crate) bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
     /// For each byte: it has to be shipped.
-    pub(crate) ship: Vec<bool>,
+    pub ship: Vec<bool>,
     /// Where frames start.
-    pub(crate) frames: Vec<usize>,
+    pub frames: Vec<usize>,
 }
 
 struct Stream {
@@ -57,7 +57,7 @@ struct Stream {
 impl Traffic {
     /// About `size` bytes: the start of a flow (if `stream_base` is 1), then frames. Messages never go on
     /// after the last byte, and with `whole` not after their frame.
-    pub(crate) fn generate(
+    pub fn generate(
         random: &mut Random,
         size: usize,
         from_client: bool,
@@ -126,11 +126,18 @@ impl Traffic {
     }
 
     /// Adds `other` behind this.
-    pub(crate) fn append(&mut self, other: &Traffic) {
+    pub fn append(&mut self, other: &Traffic) {
         let base = self.bytes.len();
         self.bytes.extend(&other.bytes);
         self.ship.extend(&other.ship);
         self.frames.extend(other.frames.iter().map(|at| at + base));
+    }
+
+    /// Adds one frame, of whose payload the first `ship` bytes have to be shipped.
+    pub fn frame_of(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8], ship: usize) {
+        self.header(kind, flags, stream, payload.len());
+        self.push(&payload[..ship], true);
+        self.push(&payload[ship..], false);
     }
 
     fn push(&mut self, bytes: &[u8], ship: bool) {
