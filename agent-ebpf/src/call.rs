@@ -263,10 +263,11 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
         let recognised = get!(walk.recognised) as u32;
         let tcp = socket::tcp(call.sk);
         if get!(connection.id) == 0 {
-            set!(connection.id = socket::identity(call.sk));
+            // The id last: whoever sees it, on the other flow at the same time, takes the rest for decided.
             if tcp != 0 && !socket::has_upper_protocol(tcp) {
                 set!(connection.sequenced = 1);
             }
+            set!(connection.id = socket::identity(call.sk));
         }
         if recognised != 0 {
             set!(connection.recognised = recognised);
@@ -274,6 +275,8 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
         let sequenced = tcp != 0 && get!(connection.sequenced) != 0;
         let phase = u32::from(get!(flow.phase));
         if phase == PHASE_START {
+            // Both flows may be recognised at the same time, each by its own first bytes.
+            let opened_by = if recognised != 0 { recognised } else { get!(connection.recognised) };
             let mut start = 0;
             if sequenced {
                 start = socket::stream_end(call.sk, tcp, call.flow).wrapping_sub(call.moved);
@@ -282,12 +285,11 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
                 }
                 let end = (start + call.moved) as u32;
                 set!(flow.zero = socket::sequence_end(call.sk, tcp, call.flow).wrapping_sub(end));
-            } else if get!(connection.recognised) == RECOGNISED_CHAIN {
+            } else if opened_by == RECOGNISED_CHAIN {
                 start = UNKNOWN_START;
             }
             set!(flow.next = start);
             set!(flow.unseen = 0);
-            let opened_by = get!(connection.recognised);
             if start != 0 || opened_by == RECOGNISED_CHAIN {
                 set!(flow.phase = PHASE_UNSYNCED as u8);
             } else {

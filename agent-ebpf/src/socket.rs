@@ -79,21 +79,44 @@ unsafe fn fin_read(sk: u64, tcp: u64) -> u32 {
 
 /// Bytes that the process moved since the start of the connection, by TCP's own count. What is sent may
 /// be one more than true, since an active open counts its SYN as acknowledged.
+///
+/// The socket is not locked here: an acknowledgement or a segment that arrives meanwhile changes first the
+/// total and then the sequence number, and a total taken between the two is too large. So both are read until
+/// they stay the same.
 #[inline(always)]
 pub unsafe fn stream_end(sk: u64, tcp: u64, flow: u32) -> u64 {
     // SAFETY: `tcp` is what `bpf_skc_to_tcp_sock` returned.
     unsafe {
         if flow == u32::from(FLOW_SENT) {
-            let acknowledged: u32 = field(tcp, config!(TCP_SND_UNA));
+            let (total, acknowledged) = settled(tcp, config!(TCP_BYTES_ACKED), config!(TCP_SND_UNA));
             let written: u32 = field(tcp, config!(TCP_WRITE_SEQ));
-            let total: u64 = field(tcp, config!(TCP_BYTES_ACKED));
             total.wrapping_add(u64::from(written.wrapping_sub(acknowledged)))
         } else {
-            let arrived: u32 = field(tcp, config!(TCP_RCV_NXT));
+            let (total, arrived) = settled(tcp, config!(TCP_BYTES_RECEIVED), config!(TCP_RCV_NXT));
             let read: u32 = field(tcp, config!(TCP_COPIED_SEQ));
-            let total: u64 = field(tcp, config!(TCP_BYTES_RECEIVED));
             total.wrapping_sub(u64::from(arrived.wrapping_sub(read))).wrapping_sub(fin_read(sk, tcp).into())
         }
+    }
+}
+
+/// A total of bytes and the sequence number that belongs to it.
+#[inline(always)]
+unsafe fn settled(tcp: u64, total_at: u64, sequence_at: u64) -> (u64, u32) {
+    // SAFETY: `tcp` is what `bpf_skc_to_tcp_sock` returned.
+    unsafe {
+        let mut total: u64 = field(tcp, total_at);
+        let mut sequence: u32 = field(tcp, sequence_at);
+        let mut tries = 0;
+        while tries < 4 {
+            let (total_now, sequence_now): (u64, u32) = (field(tcp, total_at), field(tcp, sequence_at));
+            if total_now == total && sequence_now == sequence {
+                break;
+            }
+            total = total_now;
+            sequence = sequence_now;
+            tries += 1;
+        }
+        (total, sequence)
     }
 }
 
