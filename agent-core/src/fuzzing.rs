@@ -1,4 +1,4 @@
-//! What fuzz targets see of the inside: only built with `--cfg fuzzing`, which is what cargo-fuzz and
+//! What fuzz targets see of the inside: only built for tests, and with `--cfg fuzzing`, which is what cargo-fuzz and
 //! `cargo xtask fuzz` set. The functions panic where an invariant does not hold.
 
 use crate::grpc::messages::MessageCounter;
@@ -89,7 +89,10 @@ fn check_event(event: &Event<'_>, open: &mut Option<u64>, payload_limit: usize, 
         }
         Event::BadPadding(_) => assert!(open.is_some()),
         Event::BoundaryLost => *open = None,
-        Event::Preface | Event::BoundaryFound | Event::NotHttp2 => {}
+        Event::UpgradeBody(bytes) => assert!(!is_hole && !bytes.is_empty()),
+        Event::UpgradeBodyHole(len) => assert!(is_hole && *len > 0),
+        Event::UpgradeRequest(head) => assert!(head.ends_with(b"\r\n\r\n")),
+        Event::UpgradeAccepted | Event::Preface | Event::BoundaryFound | Event::NotHttp2 => {}
     }
 }
 
@@ -134,4 +137,37 @@ pub fn check_messages(bytes: &[u8], cut: usize, hole: u64) {
     let mut late = MessageCounter::joined_late();
     late.handle_bytes(bytes);
     assert!(!late.messages().exact);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    /// The committed seeds of a target.
+    fn seeds(target: &str) -> Vec<Vec<u8>> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds").join(target);
+        let files = fs::read_dir(folder).expect("the seeds are part of the repository");
+        files.map(|file| fs::read(file.expect("list the seeds").path()).expect("read a seed")).collect()
+    }
+
+    #[test]
+    fn t1_the_seeds_of_frames_and_fields_break_no_invariant_however_they_are_cut() {
+        let frames = seeds("frames");
+        assert!(frames.len() >= 20);
+        for bytes in &frames {
+            for cuts in [[255, 61, 3, 24], [1, 1, 1, 1], [9, 2, 5, 13]] {
+                for (holes, late) in [(false, false), (false, true), (true, false), (true, true)] {
+                    super::check_frames(bytes, &cuts, holes, late, 16_384);
+                    super::check_frames(bytes, &cuts, holes, late, 20);
+                }
+            }
+        }
+        let fields = seeds("grpc_fields");
+        assert!(fields.len() >= 20);
+        for bytes in &fields {
+            super::check_field_values(bytes);
+            (0..bytes.len()).for_each(|cut| super::check_messages(bytes, cut, cut as u64));
+        }
+    }
 }

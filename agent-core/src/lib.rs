@@ -21,7 +21,7 @@ mod connection;
 pub mod observer;
 pub mod observation;
 mod steps;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 

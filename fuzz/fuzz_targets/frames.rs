@@ -16,7 +16,7 @@ struct Input<'a> {
 fuzz_target!(|data: &[u8]| fuzz::within_time(|| check(data)));
 
 fn check(data: &[u8]) {
-    if data.starts_with(b"PRI * ") || data.starts_with(&[0, 0]) {
+    if fuzz::is_recorded_flow(data) {
         // A recorded flow as it is, for corpora that are not ours.
         agent_core::fuzzing::check_frames(data, &[255, 61, 3, 24], false, false, 16_384);
     }

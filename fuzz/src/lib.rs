@@ -14,6 +14,16 @@ pub fn within_time(run: impl FnOnce()) {
     assert!(took <= INPUT_TIME_MAX, "T1: one input took {took:?}");
 }
 
+/// Looks like the beginning of a flow: an input of somebody else's corpus, to be read as it is.
+pub fn is_recorded_flow(data: &[u8]) -> bool {
+    is_of_a_client(data) || data.starts_with(&[0, 0]) || data.starts_with(b"HTTP/1.1 ")
+}
+
+/// The beginning of a client's flow.
+pub fn is_of_a_client(data: &[u8]) -> bool {
+    [b"PRI * ".as_slice(), b"GET /", b"POST /"].iter().any(|begin| data.starts_with(begin))
+}
+
 fn thread_time() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is a timespec that lives through the call.
