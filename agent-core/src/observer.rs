@@ -171,6 +171,12 @@ impl Observer {
         self.shared.timers.peek().map(|Reverse((at, _))| *at)
     }
 
+    /// Whether this connection is followed.
+    #[must_use]
+    pub fn is_following(&self, connection: ConnectionId) -> bool {
+        self.connections.contains_key(&connection)
+    }
+
     /// Connections that are followed now.
     #[must_use]
     pub fn connections(&self) -> usize {

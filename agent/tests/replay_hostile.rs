@@ -117,7 +117,7 @@ fn outputs(arguments: &[&str]) -> (String, String) {
 }
 
 #[test]
-fn no_form_of_output_lets_control_characters_through() {
+fn t9_no_form_of_output_lets_control_characters_through() {
     for arguments in [&[][..], &["--json"], &["--frames"], &["--json", "--frames"]] {
         let (stdout, stderr) = outputs(arguments);
         for text in [&stdout, &stderr] {
@@ -133,7 +133,7 @@ fn no_form_of_output_lets_control_characters_through() {
 }
 
 #[test]
-fn the_json_of_a_hostile_call_reads_back_what_was_sent() {
+fn t9_the_json_of_a_hostile_call_reads_back_what_was_sent() {
     let (stdout, _) = outputs(&["--json"]);
     let call: serde_json::Value =
         serde_json::from_str(stdout.lines().next().expect("a call")).expect("a line of JSON");
@@ -143,7 +143,7 @@ fn the_json_of_a_hostile_call_reads_back_what_was_sent() {
 }
 
 #[test]
-fn values_of_headers_and_messages_are_in_no_output_that_did_not_ask_for_frames() {
+fn t13_values_of_headers_and_messages_are_in_no_output_that_did_not_ask_for_frames() {
     for arguments in [&[][..], &["--json"]] {
         let (stdout, stderr) = outputs(arguments);
         assert!(!stdout.contains(CANARY) && !stderr.contains(CANARY), "{arguments:?}: {stdout}{stderr}");

@@ -21,6 +21,7 @@ pub fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<OsString>) -
     environment.set("GRPCSCOPE_CAPTURE_RING_BYTES", &mut config.capture.ring_bytes, by_text)?;
     let limits = &mut config.limits;
     environment.set("GRPCSCOPE_LIMITS_CONNECTIONS", &mut limits.connections, by_count)?;
+    environment.set("GRPCSCOPE_LIMITS_STATE_BYTES", &mut limits.state_bytes, by_text)?;
     environment.set(
         "GRPCSCOPE_LIMITS_STREAMS_PER_CONNECTION",
         &mut limits.streams_per_connection,

@@ -74,6 +74,8 @@ pub enum Backend {
 pub struct LimitsConfig {
     /// Connections followed at once.
     pub connections: usize,
+    /// Memory for the state of all connections together; above it the connection idle for longest is given up.
+    pub state_bytes: ByteSize,
     /// Open streams followed on one connection.
     pub streams_per_connection: usize,
     /// Distinct method names; further ones are counted as `_OTHER`.
@@ -125,6 +127,8 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         LimitsConfig {
             connections: 65_536,
+            // Half of what the DaemonSet may use: the rest is for the ring, the series and a scrape.
+            state_bytes: ByteSize(128 << 20),
             streams_per_connection: 4_096,
             methods: 1_000,
             series: 30_000,
@@ -228,6 +232,12 @@ impl Config {
                 return Err(ConfigError(format!("{name} is 0: it must be at least 1")));
             }
         }
+        if limits.state_bytes.0 < 1 << 20 {
+            let bytes = &limits.state_bytes;
+            return Err(ConfigError(format!(
+                "limits.state_bytes is {bytes}: it must be at least 1MiB, for example 128MiB"
+            )));
+        }
         if limits.series_ttl.0 < Duration::from_secs(1) {
             let ttl = &limits.series_ttl;
             return Err(ConfigError(format!("limits.series_ttl is {ttl}: it must be at least 1s")));
@@ -240,6 +250,7 @@ impl Config {
     pub fn core_limits(&self) -> Limits {
         Limits {
             connections: self.limits.connections,
+            state_bytes: usize::try_from(self.limits.state_bytes.0).unwrap_or(usize::MAX),
             streams_per_connection: self.limits.streams_per_connection,
             ..Limits::default()
         }

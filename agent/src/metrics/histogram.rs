@@ -140,19 +140,19 @@ impl Histogram {
     /// Counts one value, in whole units.
     pub(super) fn observe(&mut self, value: u64) {
         let bucket = self.layout.bounds.partition_point(|bound| *bound < value);
-        self.classic[bucket] += 1;
-        self.count += 1;
-        self.sum += u128::from(value);
+        self.classic[bucket] = self.classic[bucket].saturating_add(1);
+        self.count = self.count.saturating_add(1);
+        self.sum = self.sum.saturating_add(u128::from(value));
         self.native.observe(value as f64 / self.layout.units_per_base);
     }
 
     /// Adds what another one of the same layout has counted.
     pub(super) fn merge(&mut self, other: &Histogram) {
         for (mine, theirs) in self.classic.iter_mut().zip(&other.classic) {
-            *mine += theirs;
+            *mine = mine.saturating_add(*theirs);
         }
-        self.count += other.count;
-        self.sum += other.sum;
+        self.count = self.count.saturating_add(other.count);
+        self.sum = self.sum.saturating_add(other.sum);
         self.native.merge(&other.native);
         self.created = self.created.min(other.created);
     }
@@ -244,14 +244,14 @@ impl Native {
 
     fn observe(&mut self, value: f64) {
         if value <= ZERO_THRESHOLD {
-            self.zero += 1;
+            self.zero = self.zero.saturating_add(1);
         } else {
             self.add(bucket_index(value), SCHEMA_START, 1);
         }
     }
 
     fn merge(&mut self, other: &Native) {
-        self.zero += other.zero;
+        self.zero = self.zero.saturating_add(other.zero);
         for (index, count) in (other.first..).zip(&other.counts) {
             if *count > 0 {
                 self.add(index, other.schema, *count);
@@ -281,7 +281,8 @@ impl Native {
                 self.first = from;
             }
             self.counts.resize((to - from) as usize, 0);
-            self.counts[(index - from) as usize] += count;
+            let bucket = &mut self.counts[(index - from) as usize];
+            *bucket = bucket.saturating_add(count);
             return;
         }
     }
@@ -294,7 +295,7 @@ impl Native {
             if at >= halved.len() {
                 halved.resize(at + 1, 0);
             }
-            halved[at] += count;
+            halved[at] = halved[at].saturating_add(*count);
         }
         self.first = first;
         self.counts = halved;
@@ -346,6 +347,20 @@ mod tests {
             histogram.observe(*value);
         }
         histogram
+    }
+
+    #[test]
+    fn t18_counts_stop_at_their_largest_value() {
+        let mut histogram = counted(&[0, 1_000_000]);
+        for _ in 0..70 {
+            let same = histogram.clone();
+            histogram.merge(&same);
+        }
+        histogram.observe(1_000_000);
+        assert_eq!(histogram.count(), u64::MAX);
+        assert!(histogram.classic().iter().all(|(_, count)| *count == 0 || *count == u64::MAX));
+        assert_eq!(histogram.native().zero(), u64::MAX);
+        assert!(histogram.sum().is_finite() && histogram.sum() > 0.0);
     }
 
     /// Bounds (lower, upper] and count of each native bucket, decoded from spans and deltas.

@@ -66,6 +66,10 @@ impl<L: Listener> Pipeline<L> {
                 self.observer.handle_close(connection, time);
                 if is_final {
                     self.observer.handle_end(connection, time);
+                    if !self.observer.is_following(connection) {
+                        // None of its bytes was seen, so the core will never say that it ended.
+                        self.subjects.remove(&connection);
+                    }
                 }
             }
             // The offsets of the next chunk say what is missing; the kernel's counters say how much was lost.

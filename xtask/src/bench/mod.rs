@@ -32,6 +32,8 @@ enum What {
     Hpack,
     /// The whole core from memory, with tshark: calls a second, memory, and what connections cost.
     Core,
+    /// Floods of frames on one connection: how many a second the core takes in.
+    Floods,
     /// Instructions of fixed inputs under valgrind, with those that were written down.
     Instructions,
 }
@@ -41,12 +43,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let bin = match args.what {
         What::Hpack => "hpack",
         What::Core => "core",
+        What::Floods => "floods",
         What::Instructions => return instructions::run(args.update, args.json),
     };
-    setup::set_up(&[Purpose::Benches])?;
+    // Floods have no peer, so that nothing has to be installed and only the core is built.
+    let features: &[&str] = if bin == "floods" { &["--no-default-features"] } else { &[] };
+    if features.is_empty() {
+        setup::set_up(&[Purpose::Benches])?;
+    }
     let json: &[&str] = if args.json { &["--", "--json"] } else { &[] };
     cmd("cargo")
         .args(["run", "--quiet", "--release", "--manifest-path", "bench/Cargo.toml", "--bin", bin])
+        .args(features)
         .args(json)
         .dir(repo::root())
         .run_for_its_output()
