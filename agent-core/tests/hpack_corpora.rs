@@ -143,3 +143,33 @@ fn values_that_nobody_wants_leave_the_table_as_it_is() {
         }
     }
 }
+
+/// Bytes of the `parse` strings in a text of C-core's HPACK fuzzer, in which every octet is written as `\x..`.
+fn parsed(text: &str) -> Vec<Vec<u8>> {
+    let strings = text.lines().filter_map(|line| line.trim().strip_prefix("parse: \"")?.strip_suffix('"'));
+    strings.map(|octets| hex(&octets.replace("\\x", ""))).collect()
+}
+
+#[test]
+fn t1_the_blocks_of_c_cores_hpack_fuzzer_are_read_without_a_panic() {
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpora/grpc-core/hpack_parser_corpus");
+    let Ok(files) = fs::read_dir(&folder) else {
+        println!("SKIPPED: no HPACK fuzz corpus at ../shared/corpora/grpc-core");
+        return;
+    };
+    let (mut blocks, mut read) = (0, 0);
+    for file in files {
+        let text = fs::read_to_string(file.unwrap().path()).unwrap();
+        let (mut synced, mut late) = (Decoder::synced(CAP), Decoder::late(CAP));
+        for block in parsed(&text) {
+            let whole = synced.decode(&block, ALL, |_| {});
+            let joined = late.decode(&block, ALL, |_| {});
+            // What is right with full knowledge is right without it.
+            assert!(joined.is_ok() || whole.is_err(), "{block:02x?}");
+            read += usize::from(whole.is_ok());
+            blocks += 1;
+        }
+    }
+    assert!(blocks >= 160 && read > 0 && read < blocks, "{blocks} blocks, {read} of them right");
+}

@@ -395,6 +395,30 @@ mod tests {
     }
 
     #[test]
+    fn m1_sizes_of_messages_have_the_buckets_of_grfc_a66() {
+        const K: f64 = 1_024.0;
+        let mut expected = vec![0.0, K, 2.0 * K];
+        expected.extend([4.0, 16.0, 64.0, 256.0].map(|size| size * K));
+        expected.extend([1.0, 4.0, 16.0, 64.0, 256.0].map(|size| size * K * K));
+        expected.extend([1.0, 4.0].map(|size| size * K * K * K));
+        assert_eq!(SIZE.exported_bounds, expected);
+    }
+
+    #[test]
+    fn d2_one_deadline_as_different_encoders_send_it_is_in_one_bucket() {
+        // Nanoseconds that C-core, grpc-go, grpc-js and tonic sent for deadlines of 5 s, 0.5 s and 50 ms.
+        for sent in [
+            [5_010_000_000, 5_000_000_000, 4_999_123_000, 4_999_000_000],
+            [501_000_000, 499_912_000, 499_000_000, 500_000_000],
+            [51_000_000, 49_999_123, 49_000_000, 50_000_000],
+        ] {
+            let buckets: Vec<usize> =
+                sent.iter().map(|timeout| TIMEOUT.bounds.partition_point(|bound| bound < timeout)).collect();
+            assert!(buckets.iter().all(|bucket| *bucket == buckets[0]), "{sent:?}: {buckets:?}");
+        }
+    }
+
+    #[test]
     fn exported_bounds_are_the_bounds_in_base_units() {
         for layout in [&DURATION, &TIMEOUT, &SIZE] {
             let converted: Vec<f64> =

@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_no_method_is_invalid() {
+    fn g2_whatever_is_no_method_is_invalid() {
         let long = format!("/a/{}", "b".repeat(METHOD_BYTES_MAX));
         for path in [
             "",
