@@ -17,11 +17,16 @@ pub struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    /// An observer without connections.
+    /// An observer without connections, with the agent's limits but for these connections: it may follow so many,
+    /// and use as much memory for them as that takes.
     pub fn new(recording: &'a Recording, connections_max: usize) -> Self {
-        // Everything else is as the agent has it.
-        let limits =
-            Limits { connections: connections_max.max(Limits::default().connections), ..Limits::default() };
+        let agent = Limits::default();
+        let limits = if connections_max == 0 {
+            agent
+        } else {
+            let connections = agent.connections.max(connections_max);
+            Limits { connections, state_bytes: usize::MAX, ..agent }
+        };
         Replay {
             recording,
             observer: Observer::new(limits),

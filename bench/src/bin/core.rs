@@ -4,7 +4,8 @@
 //! The recording has 20,000 unary calls on one connection. It is played on many connections, each with an id of its
 //! own, one chunk on each in turn: so nothing of a connection is left in the first-level caches when its next chunk
 //! comes. What the core says is drained after each chunk, as the agent does. Times are processor times; all that is
-//! compared takes turns, and the best round of each counts. Pass `--json` for the JSON alone.
+//! compared takes turns, and the best round of each counts. Pass `--json` for the JSON alone, and `--profile N` for the
+//! calls of the table alone, once on N connections: what a profiler is to see is in `measured_calls`.
 
 use std::path::Path;
 use std::process::Command;
@@ -47,6 +48,21 @@ fn main() -> Result<(), String> {
     if is_asked_for("--memory") {
         drop(pcap);
         println!("{}", memory(&recording));
+        return Ok(());
+    }
+    if let Some(at) = std::env::args().position(|argument| argument == "--profile") {
+        let connections = std::env::args().nth(at + 1).and_then(|number| number.parse().ok());
+        let connections = connections.ok_or("--profile needs a number of connections")?;
+        let mut replay = Replay::new(&recording, connections as usize);
+        let scale = ScalePieces::of(&recording);
+        replay.connect(connections);
+        replay.play(scale.warm_up);
+        measured_calls(&mut replay, scale.measured);
+        println!(
+            "{} calls in {} chunks",
+            scale.calls * connections,
+            scale.measured.len() as u64 * connections
+        );
         return Ok(());
     }
     let say = |text: String| {
@@ -179,13 +195,18 @@ impl<'a> ScalePieces<'a> {
             replay.play(self.warm_up);
             let before = replay.ended;
             let begin = cpu_time::thread();
-            replay.play(self.measured);
+            measured_calls(&mut replay, self.measured);
             time += cpu_time::thread() - begin;
             assert_eq!(replay.ended - before, self.calls * connections, "calls that ended");
             calls += self.calls * connections;
         }
         time.as_nanos() as f64 / calls as f64
     }
+}
+
+#[inline(never)]
+fn measured_calls(replay: &mut Replay<'_>, pieces: &[Piece]) {
+    replay.play(pieces);
 }
 
 /// Calls in flight: the client's bytes until there are enough, and of the server's what it says first.
