@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::grpc::{content_type, retry, timeout};
-use crate::hpack::{EntryId, Field, Text};
+use crate::hpack::{EntryId, Field, NameKind, Text};
 use crate::methods::Methods;
 use crate::observation::{FieldSeen, Protocol, RetryPushback, Timeout};
 
@@ -56,17 +56,34 @@ impl HeaderBlock {
         HeaderBlock { trace: trace.then(Vec::new), ..HeaderBlock::default() }
     }
 
+    /// What the field with this name is to us.
+    pub(crate) fn kind_of(name: Text<'_>) -> NameKind {
+        let Some(name) = name.known() else { return kind::OTHER };
+        match name {
+            b":method" | b":scheme" | b":authority" => kind::REQUEST_PSEUDO,
+            b":path" => kind::PATH,
+            b":status" => kind::HTTP_STATUS,
+            b"content-type" => kind::CONTENT_TYPE,
+            b"grpc-timeout" => kind::TIMEOUT,
+            b"grpc-status" => kind::GRPC_STATUS,
+            b"grpc-previous-rpc-attempts" => kind::PREVIOUS_ATTEMPTS,
+            b"grpc-retry-pushback-ms" => kind::RETRY_PUSHBACK,
+            _ if name.starts_with(b"grpc-") => kind::OTHER_GRPC,
+            _ => kind::OTHER,
+        }
+    }
+
     /// The fields whose value is read; of all others only the name is.
-    pub(crate) fn wants(name: &[u8]) -> bool {
+    pub(crate) fn wants(kind: NameKind) -> bool {
         matches!(
-            name,
-            b":path"
-                | b":status"
-                | b"content-type"
-                | b"grpc-timeout"
-                | b"grpc-status"
-                | b"grpc-previous-rpc-attempts"
-                | b"grpc-retry-pushback-ms"
+            kind,
+            kind::PATH
+                | kind::HTTP_STATUS
+                | kind::CONTENT_TYPE
+                | kind::TIMEOUT
+                | kind::GRPC_STATUS
+                | kind::PREVIOUS_ATTEMPTS
+                | kind::RETRY_PUSHBACK
         )
     }
 
@@ -75,45 +92,63 @@ impl HeaderBlock {
         if let Some(trace) = &mut self.trace {
             trace.push((field.name.known().map(<[u8]>::to_vec), field.value.known().map(<[u8]>::to_vec)));
         }
-        let Some(name) = field.name.known() else {
+        if let Text::Unknown(name) = field.name {
             self.has_unknown_names = true;
-            if let (Text::Unknown(name), Text::Unknown(value)) = (field.name, field.value)
-                && name == value
-            {
+            if field.value == Text::Unknown(name) {
                 self.unknown_fields.push(name);
             }
             return;
-        };
+        }
         let value = field.value.known();
-        match name {
-            b":method" | b":scheme" | b":authority" => self.is_request = true,
-            b":path" => {
+        match field.kind {
+            kind::REQUEST_PSEUDO => self.is_request = true,
+            kind::PATH => {
                 self.is_request = true;
                 self.path = value.and_then(|path| methods.intern(path));
             }
-            b":status" => {
+            kind::HTTP_STATUS => {
                 self.is_response = true;
                 self.http_status = value.and_then(http_status);
             }
-            b"content-type" => {
+            kind::CONTENT_TYPE => {
                 self.protocol = Some(value.map_or(Protocol::Unknown, content_type::protocol));
             }
-            b"grpc-timeout" => self.timeout = Some(value.map_or(Timeout::Unknown, timeout::parse)),
-            b"grpc-status" => {
+            kind::TIMEOUT => self.timeout = Some(value.map_or(Timeout::Unknown, timeout::parse)),
+            kind::GRPC_STATUS => {
                 self.repeated_status |= self.grpc_status.is_some();
                 self.grpc_status = Some(value.map_or(GrpcStatus::Unknown, |value| {
                     let (code, well_formed) = crate::grpc::status::parse(value);
                     GrpcStatus::Known(code, well_formed)
                 }));
             }
-            b"grpc-previous-rpc-attempts" => {
+            kind::PREVIOUS_ATTEMPTS => {
                 self.previous_attempts = value.and_then(retry::previous_attempts);
             }
-            b"grpc-retry-pushback-ms" => self.retry_pushback = value.map(retry::pushback),
+            kind::RETRY_PUSHBACK => self.retry_pushback = value.map(retry::pushback),
             _ => {}
         }
-        self.has_grpc_field |= name.starts_with(b"grpc-");
+        self.has_grpc_field |= field.kind >= kind::FIRST_OF_GRPC;
     }
+}
+
+/// What names are to [`HeaderBlock`]: the decoder keeps these numbers with its entries.
+mod kind {
+    use crate::hpack::NameKind;
+
+    /// Nothing, or not known.
+    pub(super) const OTHER: NameKind = 1;
+    /// `:method`, `:scheme`, `:authority`.
+    pub(super) const REQUEST_PSEUDO: NameKind = 2;
+    pub(super) const PATH: NameKind = 3;
+    pub(super) const HTTP_STATUS: NameKind = 4;
+    pub(super) const CONTENT_TYPE: NameKind = 5;
+    /// From here on names start with `grpc-`.
+    pub(super) const FIRST_OF_GRPC: NameKind = OTHER_GRPC;
+    pub(super) const OTHER_GRPC: NameKind = 6;
+    pub(super) const TIMEOUT: NameKind = 7;
+    pub(super) const GRPC_STATUS: NameKind = 8;
+    pub(super) const PREVIOUS_ATTEMPTS: NameKind = 9;
+    pub(super) const RETRY_PUSHBACK: NameKind = 10;
 }
 
 fn http_status(value: &[u8]) -> Option<u16> {

@@ -35,5 +35,5 @@ pub use observer::Observer;
 /// their values are not even decoded where the table does not need it.
 #[must_use]
 pub fn reads_value_of(name: &[u8]) -> bool {
-    header_block::HeaderBlock::wants(name)
+    header_block::HeaderBlock::wants(header_block::HeaderBlock::kind_of(hpack::Text::Known(name)))
 }

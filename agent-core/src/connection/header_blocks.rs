@@ -101,8 +101,8 @@ impl Connection {
         let methods = &mut shared.methods;
         let decoded = fragments.map(|fragments| {
             let trace = shared.trace_frames;
-            let wants = |name: Text<'_>| trace || name.known().is_some_and(HeaderBlock::wants);
-            state.hpack.decode_wanted(fragments, list_limits, wants, |field| {
+            let wants = |kind, _: Text<'_>| trace || HeaderBlock::wants(kind);
+            state.hpack.decode_known(fragments, list_limits, HeaderBlock::kind_of, wants, |field| {
                 block.handle_field(&field, methods);
             })
         });

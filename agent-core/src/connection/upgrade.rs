@@ -44,7 +44,9 @@ impl Connection {
         let Some((method, target)) = upgrade::request_target(head) else { return };
         let mut block = HeaderBlock::new(false);
         let mut take = |name: &[u8], value: &[u8]| {
-            let field = Field { name: Text::Known(name), value: Text::Known(value), sensitive: false };
+            let name = Text::Known(name);
+            let kind = HeaderBlock::kind_of(name);
+            let field = Field { name, value: Text::Known(value), sensitive: false, kind };
             block.handle_field(&field, &mut shared.methods);
         };
         take(b":method", method);

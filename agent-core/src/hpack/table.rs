@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::hint::black_box;
 use std::ops::Range;
 
+use super::decoder::NameKind;
 use super::static_table;
 
 /// What each entry costs besides its name and value (§4.1).
@@ -53,24 +54,60 @@ pub(super) enum Name {
     Unknown(i64),
 }
 
+/// Sixteen octets, so that four entries share a cache line: with 100,000 connections no table is in any cache, and an
+/// indexed field costs little else than bringing its entry there.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     /// Where its octets start in the arena: the name if it is stored, then the value if it is kept.
     start: u32,
-    name: Name,
     value_bytes: u32,
-    /// Nobody wanted the value: its length counts, its octets are not there.
-    value_kept: bool,
+    /// Static index, octets or ordinal of the [`Name`], as 48 bits.
+    name_low: u32,
+    name_high: i16,
+    /// Which name it is, and [`VALUE_KEPT`].
+    form: u8,
+    /// What the caller knows the name as.
+    kind: NameKind,
 }
 
+const NAME_STATIC: u8 = 0;
+const NAME_STORED: u8 = 1;
+const NAME_UNKNOWN: u8 = 2;
+/// The octets of the value are there. Otherwise nobody wanted them, and only their number counts.
+const VALUE_KEPT: u8 = 0x80;
+
 impl Entry {
+    /// None for an ordinal of more than 47 bits: no connection lives that long.
+    fn new(start: u32, name: Name, kind: NameKind, value_bytes: u32, value_kept: bool) -> Option<Entry> {
+        let (form, number) = match name {
+            Name::Static(index) => (NAME_STATIC, i64::from(index)),
+            Name::Stored(bytes) => (NAME_STORED, i64::from(bytes)),
+            Name::Unknown(ordinal) => (NAME_UNKNOWN, ordinal),
+        };
+        let form = form | if value_kept { VALUE_KEPT } else { 0 };
+        let name_high = i16::try_from(number >> 32).ok()?;
+        Some(Entry { start, value_bytes, name_low: number as u32, name_high, form, kind })
+    }
+
+    fn name(&self) -> Name {
+        match self.form & !VALUE_KEPT {
+            NAME_STATIC => Name::Static(self.name_low as u8),
+            NAME_STORED => Name::Stored(self.name_low),
+            _ => Name::Unknown(i64::from(self.name_high) << 32 | i64::from(self.name_low)),
+        }
+    }
+
+    fn value_kept(&self) -> bool {
+        self.form & VALUE_KEPT != 0
+    }
+
     fn stored_bytes(&self) -> usize {
-        let name = if let Name::Stored(bytes) = self.name { bytes as usize } else { 0 };
-        name + if self.value_kept { self.value_bytes as usize } else { 0 }
+        let name = if let Name::Stored(bytes) = self.name() { bytes as usize } else { 0 };
+        name + if self.value_kept() { self.value_bytes as usize } else { 0 }
     }
 
     fn size_min(&self) -> usize {
-        entry_size_min(self.name, self.value_bytes as usize)
+        entry_size_min(self.name(), self.value_bytes as usize)
     }
 }
 
@@ -188,14 +225,20 @@ impl Table {
     /// Where the name of a retained entry is.
     #[inline]
     pub(super) fn name(&self, place: usize) -> Name {
-        self.entries[place].name
+        self.entries[place].name()
+    }
+
+    /// What the caller knows the name of the retained entry `place` as.
+    #[inline]
+    pub(super) fn kind(&self, place: usize) -> NameKind {
+        self.entries[place].kind
     }
 
     /// The octets of the name of the retained entry `place`, or whose name it is if they are not known.
     #[inline]
     pub(super) fn name_octets(&self, place: usize) -> Result<&[u8], EntryId> {
         let entry = &self.entries[place];
-        match entry.name {
+        match entry.name() {
             Name::Static(index) => Ok(static_table::name(index)),
             Name::Stored(bytes) => Ok(&self.arena[entry.start as usize..][..bytes as usize]),
             Name::Unknown(ordinal) => Err(EntryId { epoch: self.epoch, ordinal }),
@@ -207,7 +250,7 @@ impl Table {
     pub(super) fn value_octets(&self, place: usize) -> Option<&[u8]> {
         let entry = &self.entries[place];
         let end = entry.start as usize + entry.stored_bytes();
-        entry.value_kept.then(|| &self.arena[end - entry.value_bytes as usize..end])
+        entry.value_kept().then(|| &self.arena[end - entry.value_bytes as usize..end])
     }
 
     /// Size of the retained entry `place`, without its name if that is not known.
@@ -237,7 +280,7 @@ impl Table {
 
     /// Stages a copy of the stored name of the retained entry `place`.
     pub(super) fn stage_name_of(&mut self, place: usize) {
-        let Name::Stored(bytes) = self.entries[place].name else { return };
+        let Name::Stored(bytes) = self.entries[place].name() else { return };
         self.reserve(bytes as usize);
         let start = self.entries[place].start as usize;
         self.arena.copy_within(start..start + bytes as usize, self.staged_end);
@@ -256,7 +299,7 @@ impl Table {
     }
 
     /// Inserts an entry whose stored name and kept value are exactly what is staged (§4.4).
-    pub(super) fn insert_staged(&mut self, name: Name, value_bytes: usize, value_kept: bool) {
+    pub(super) fn insert_staged(&mut self, name: Name, kind: NameKind, value_bytes: usize, value_kept: bool) {
         let size_min = entry_size_min(name, value_bytes);
         if size_min > self.maximum {
             // Larger than the table: empties it and is not inserted, which is no error.
@@ -267,25 +310,21 @@ impl Table {
         }
         self.evict_down_to(self.maximum - size_min);
         self.inserted += 1;
-        if size_min > self.cap {
+        let entry = Entry::new(self.live.end as u32, name, kind, value_bytes as u32, value_kept);
+        let Some(entry) = entry.filter(|_| size_min <= self.cap) else {
             // In the encoder's table, but more than we may keep: it and what is older is forgotten.
             self.discard_staged();
             self.clear();
             self.has_older = true;
             return;
-        }
+        };
         let retained = self.entries.len();
         self.evict_down_to(self.cap - size_min);
         self.has_older |= self.entries.len() < retained;
         if self.entries.capacity() == 0 {
             self.entries.reserve(ENTRIES_FIRST);
         }
-        self.entries.push_back(Entry {
-            start: self.live.end as u32,
-            name,
-            value_bytes: value_bytes as u32,
-            value_kept,
-        });
+        self.entries.push_back(entry);
         self.live.end = self.staged_end;
         self.size_min += size_min;
         self.unknown_names += usize::from(matches!(name, Name::Unknown(_)));
@@ -313,7 +352,7 @@ impl Table {
             self.arena[oldest.start as usize..end].fill(0);
             self.live.start = end;
             self.size_min -= oldest.size_min();
-            self.unknown_names -= usize::from(matches!(oldest.name, Name::Unknown(_)));
+            self.unknown_names -= usize::from(matches!(oldest.name(), Name::Unknown(_)));
             // What is older than an evicted entry is gone as well; the cap's caller says otherwise after.
             self.has_older = false;
         }
@@ -378,7 +417,7 @@ impl Drop for Table {
     }
 }
 
-const _: () = assert!(size_of::<Entry>() == 32);
+const _: () = assert!(size_of::<Entry>() == 16);
 
 /// Overwrites octets that may be secrets before their memory is given back. `black_box` keeps the compiler
 /// from leaving out stores that nobody reads.
@@ -395,12 +434,36 @@ mod tests {
 
     fn insert(table: &mut Table, value: &[u8]) {
         table.stage(value);
-        table.insert_staged(Name::Static(23), value.len(), true);
+        table.insert_staged(Name::Static(23), 0, value.len(), true);
     }
 
     /// Whether a trace of the secret is anywhere in the arena, also where nothing is live.
     fn holds_secret(table: &Table) -> bool {
         table.arena.windows(3).any(|octets| octets == &SECRET[..3] || octets == &SECRET[3..])
+    }
+
+    #[test]
+    fn an_entry_keeps_its_name_whatever_it_is() {
+        let names = [Name::Static(61), Name::Stored(u32::MAX), Name::Unknown(-1), Name::Unknown(-(1 << 47))];
+        for name in names.into_iter().chain([Name::Unknown((1 << 47) - 1), Name::Unknown(1 << 31)]) {
+            for kept in [false, true] {
+                let entry = Entry::new(7, name, 3, 5, kept).unwrap();
+                assert_eq!((entry.name(), entry.kind, entry.value_kept()), (name, 3, kept));
+            }
+        }
+        assert!(Entry::new(0, Name::Unknown(1 << 47), 0, 0, true).is_none());
+    }
+
+    #[test]
+    fn an_entry_whose_name_cannot_be_told_is_forgotten_with_what_is_older() {
+        let mut table = Table::empty(4096, 4096);
+        insert(&mut table, b"older");
+        table.insert_staged(Name::Unknown(1 << 47), 0, 0, true);
+        assert_eq!(table.slot(0), Some(Slot::Unknown(EntryId { epoch: 0, ordinal: 1 })));
+        assert_eq!(table.slot(1), Some(Slot::Unknown(EntryId { epoch: 0, ordinal: 0 })));
+        insert(&mut table, b"newer");
+        assert_eq!(table.slot(0), Some(Slot::Retained(0)));
+        assert!(!table.is_fully_known());
     }
 
     #[test]
