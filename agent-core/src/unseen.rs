@@ -15,10 +15,10 @@ use crate::bytes;
 pub(crate) struct UnseenStreams {
     /// Highest id whose request was seen.
     highest: u32,
-    /// Requests with ids in these ranges (first included, last not) were missed.
-    missed: Vec<(u32, u32)>,
     /// Requests from this id on may have been missed; ends with the next request that is seen.
     missed_from: Option<u32>,
+    /// Requests with ids in these ranges (first included, last not) were missed.
+    missed: Vec<(u32, u32)>,
     /// Ids in the ranges above that have ended since.
     ended: HashSet<u32, RandomState>,
 }

@@ -9,26 +9,27 @@ use crate::input::Flow;
 use crate::observation::{FlowSummary, Sync};
 use crate::observer::Shared;
 
-/// One flow.
+/// One flow, in the order of use like [`Connection`].
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct FlowState {
-    pub(super) reader: FrameReader,
-    pub(super) hpack: Decoder,
     /// End of what was seen; `None` before the first chunk.
     pub(super) next_offset: Option<u64>,
+    pub(super) frames: u64,
+    pub(super) header_blocks: u64,
+    pub(super) bytes: u64,
+    /// Largest SETTINGS_MAX_FRAME_SIZE that the other side has ever sent; `None` if that is not known.
+    pub(super) frame_size: Option<u32>,
     /// A header block that is being collected (RFC 9113 §4.3).
-    pub(super) block: Option<PartialBlock>,
+    pub(super) block: Option<Box<PartialBlock>>,
+    pub(super) reader: FrameReader,
+    pub(super) hpack: Decoder,
     /// SETTINGS_HEADER_TABLE_SIZE in force for this flow's encoder, if it is known.
     pub(super) table_size: Option<u32>,
     /// The same as sent by the other side and not yet acknowledged in this flow; an entry for each SETTINGS frame.
     pub(super) table_sizes: VecDeque<Option<u32>>,
     /// SETTINGS of this flow may have been missed.
     pub(super) settings_missed: bool,
-    /// Largest SETTINGS_MAX_FRAME_SIZE that the other side has ever sent; `None` if that is not known.
-    pub(super) frame_size: Option<u32>,
-    pub(super) frames: u64,
-    pub(super) header_blocks: u64,
-    pub(super) bytes: u64,
     pub(super) hole_bytes: u64,
     pub(super) desyncs: u64,
 }
@@ -90,7 +91,7 @@ impl FlowState {
     pub(super) fn heap_bytes(&self) -> usize {
         self.reader.heap_bytes()
             + self.hpack.heap_bytes()
-            + self.block.as_ref().map_or(0, |block| block.fragments.capacity())
+            + self.block.as_ref().map_or(0, |block| size_of::<PartialBlock>() + block.fragments.capacity())
             + self.table_sizes.capacity() * size_of::<Option<u32>>()
     }
 

@@ -59,7 +59,7 @@ impl Connection {
                 // The usual case, without a copy.
                 return self.handle_block(header, header, fragment, chunk, shared);
             }
-            (None, _) => PartialBlock { first: header, fragments: Vec::new(), unreadable: false },
+            (None, _) => Box::new(PartialBlock { first: header, fragments: Vec::new(), unreadable: false }),
         };
         match fragment {
             Some(fragment)

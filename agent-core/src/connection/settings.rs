@@ -101,5 +101,6 @@ impl Connection {
         if size.is_some() {
             other.apply_table_size();
         }
+        self.handle_changed_flow(chunk.flow.opposite());
     }
 }

@@ -106,6 +106,7 @@ impl Connection {
                 let server = &mut self.flows[index(client_flow.opposite())];
                 server.table_size = Some(value);
                 server.apply_table_size();
+                self.handle_changed_flow(client_flow.opposite());
             }
         }
         let client = Chunk { flow: client_flow, ..*chunk };

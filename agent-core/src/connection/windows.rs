@@ -4,7 +4,7 @@ use super::Connection;
 use crate::flow_control::{Credit, WindowFault};
 use crate::http2::frame::{self, FrameHeader};
 use crate::input::{Chunk, Flow, Timestamp};
-use crate::observation::WindowsSeen;
+use crate::observation::{Sync, WindowsSeen};
 use crate::observer::Shared;
 
 impl Connection {
@@ -60,7 +60,10 @@ impl Connection {
 
     /// The credits of a new stream; with `missed`, frames of it may have been missed.
     pub(super) fn open_credits(&mut self, id: u32, missed: bool) -> [Credit; 2] {
-        let lost = self.flows.iter().any(|state| state.reader.is_lost());
+        // Only what was lost as of its last chunk can be lost now: looking at the reader then needs no cache miss.
+        let lost = [0, 1]
+            .into_iter()
+            .any(|at| self.syncs[at] == Some(Sync::Desynced) && self.flows[at].reader.is_lost());
         self.flow_control.open_stream(id, !missed && !lost)
     }
 
