@@ -183,9 +183,14 @@ impl<'a> Btf<'a> {
         Ok(prototype.len)
     }
 
-    /// Whether the kernel has a tracepoint (`btf_trace_…` is the typedef of its prototype).
+    /// Whether the kernel has a tracepoint.
     pub fn has_tracepoint(&self, name: &str) -> bool {
-        self.named.contains_key(&(format!("btf_trace_{name}").as_bytes(), KIND_TYPEDEF))
+        self.tracepoint(name).is_some()
+    }
+
+    /// The type that programs attach to a tracepoint by: `btf_trace_…`, the typedef of its prototype.
+    pub fn tracepoint(&self, name: &str) -> Option<u32> {
+        self.named.get(&(format!("btf_trace_{name}").as_bytes(), KIND_TYPEDEF)).copied()
     }
 
     fn find(&self, id: u32, name: &[u8], depth: u32) -> Option<(u64, u32, bool)> {

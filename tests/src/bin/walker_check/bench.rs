@@ -1,16 +1,26 @@
 //! Nanoseconds of the kernel programs for each kind of call, by the kernel's own statistics.
+//!
+//! Beside them, in the same rounds, what the least program at the same hook takes on this machine (`peer.rs`): the ratio
+//! to it can be compared between machines, the nanoseconds cannot.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use agent::capture::kernel::KernelCapture;
+use agent::capture::kernel::load::LoadedProgram;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
+use crate::peer::Peer;
+
 const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
-const CALLS: usize = 20_000;
+/// Medians of this many rounds over all cases.
+const ROUNDS: usize = 9;
+/// Calls of each case in a round.
+const CALLS: u64 = 4_000;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
@@ -27,57 +37,51 @@ fn message(bytes: usize) -> Vec<u8> {
     all
 }
 
-/// Runs each case; the last line is JSON.
-pub(crate) fn run(capture: &mut KernelCapture) -> Result<bool> {
-    let before = std::fs::read_to_string(SWITCH).unwrap_or_default();
-    std::fs::write(SWITCH, "1").with_context(|| format!("switch on {SWITCH}"))?;
-    let headers = frame(1, 4, 1, &[0x82; 55]);
-    let one = frame(0, 0, 1, &message(50));
-    let unary = [frame(1, 4, 1, &[0x82; 40]), one.clone(), frame(1, 5, 1, &[0xbf; 20])].concat();
-    let eight: Vec<Vec<u8>> = (0..8).map(|_| one.clone()).collect();
-    let cases: Vec<(&str, bool, Vec<Vec<u8>>)> = vec![
-        ("not HTTP/2", false, vec![vec![0x55; 64]]),
-        ("HEADERS 64 B", true, vec![headers]),
-        ("DATA, one message", true, vec![one.clone()]),
-        ("HEADERS, DATA, trailers", true, vec![unary]),
-        ("16 KiB DATA, one message", true, vec![frame(0, 0, 1, &message(16_379))]),
-        ("8 DATA in one buffer", true, vec![eight.concat()]),
-        ("8 DATA in 8 iovecs", true, eight),
-    ];
-    let mut results = Vec::new();
-    for (name, http2, buffers) in cases {
-        let (mut client, mut server) = pair()?;
+/// A kind of call, and a connection of its own to make it on.
+struct Case {
+    name: &'static str,
+    buffers: Vec<Vec<u8>>,
+    client: TcpStream,
+    server: TcpStream,
+}
+
+impl Case {
+    fn new(name: &'static str, http2: bool, buffers: Vec<Vec<u8>>) -> Result<Case> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let mut client = TcpStream::connect(listener.local_addr()?)?;
+        let (mut server, _) = listener.accept()?;
+        client.set_nodelay(true)?;
         if http2 {
             client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")?;
             client.write_all(&frame(4, 0, 0, &[]))?;
             server.read_exact(&mut [0; 33])?;
         }
-        let total: usize = buffers.iter().map(Vec::len).sum();
+        Ok(Case { name, buffers, client, server })
+    }
+
+    /// Moves the bytes from one end to the other: one buffer by write and read, several by writev and readv.
+    fn run(&self, capture: &mut KernelCapture) -> Result<()> {
+        let total: usize = self.buffers.iter().map(Vec::len).sum();
         let mut sink = vec![0; total];
-        let iovecs: Vec<libc::iovec> = buffers
-            .iter()
-            .map(|b| libc::iovec { iov_base: b.as_ptr().cast_mut().cast(), iov_len: b.len() })
-            .collect();
+        let mut rest = &mut sink[..];
+        let mut from: Vec<libc::iovec> = Vec::new();
         let mut into: Vec<libc::iovec> = Vec::new();
-        let mut at = 0;
-        for buffer in &buffers {
-            into.push(libc::iovec { iov_base: sink[at..].as_mut_ptr().cast(), iov_len: buffer.len() });
-            at += buffer.len();
+        for buffer in &self.buffers {
+            let (piece, tail) = std::mem::take(&mut rest).split_at_mut(buffer.len());
+            rest = tail;
+            from.push(libc::iovec { iov_base: buffer.as_ptr().cast_mut().cast(), iov_len: buffer.len() });
+            into.push(libc::iovec { iov_base: piece.as_mut_ptr().cast(), iov_len: piece.len() });
         }
-        let start = statistics(capture);
+        let (client, server, count) = (self.client.as_raw_fd(), self.server.as_raw_fd(), from.len() as i32);
         for call in 0..CALLS {
             // SAFETY: the iovecs describe buffers that live for the whole loop.
             let (sent, received) = unsafe {
-                if let [one] = iovecs.as_slice() {
-                    (
-                        libc::write(client.as_raw_fd(), one.iov_base, one.iov_len),
-                        libc::read(server.as_raw_fd(), into[0].iov_base, total),
-                    )
+                if count == 1 {
+                    let sent = libc::write(client, from[0].iov_base, total);
+                    (sent, libc::read(server, into[0].iov_base, total))
                 } else {
-                    (
-                        libc::writev(client.as_raw_fd(), iovecs.as_ptr(), iovecs.len() as i32),
-                        libc::readv(server.as_raw_fd(), into.as_ptr(), into.len() as i32),
-                    )
+                    let sent = libc::writev(client, from.as_ptr(), count);
+                    (sent, libc::readv(server, into.as_ptr(), count))
                 }
             };
             anyhow::ensure!(
@@ -88,36 +92,106 @@ pub(crate) fn run(capture: &mut KernelCapture) -> Result<bool> {
                 capture.poll(Duration::ZERO, &mut |_| {})?;
             }
         }
-        let end = statistics(capture);
-        let mut line = serde_json::Map::new();
-        for (program, (time, runs)) in &end {
-            let (time0, runs0) = start.iter().find(|(p, _)| p == program).map_or((0, 0), |(_, v)| *v);
-            if runs - runs0 >= CALLS as u64 {
-                line.insert(program.clone(), json!((time - time0) / (runs - runs0)));
-            }
-        }
-        eprintln!("{name:<28} {}", serde_json::Value::Object(line.clone()));
-        results.push(json!({"case": name, "ns": line}));
+        Ok(())
     }
+}
+
+/// Nanoseconds by case and program, one of each round.
+type Figures = BTreeMap<(usize, String), Vec<u64>>;
+
+/// Runs each case; the last line is JSON.
+pub(crate) fn run(capture: &mut KernelCapture) -> Result<bool> {
+    let before = std::fs::read_to_string(SWITCH).unwrap_or_default();
+    std::fs::write(SWITCH, "1").with_context(|| format!("switch on {SWITCH}"))?;
+    let measured = measure(capture);
     std::fs::write(SWITCH, before.trim()).ok();
-    println!("{}", json!({"ok": true, "backend": capture.backend().name(), "ns_per_run": results}));
+    let (cases, figures) = measured?;
+    let median = |case: usize, program: &str| {
+        let mut all = figures.get(&(case, program.to_owned())).cloned().unwrap_or_default();
+        all.sort_unstable();
+        all.get(all.len() / 2).copied()
+    };
+    let least = median(cases.len() + 1, "peer").context("a peer was measured")?;
+    let empty = median(cases.len(), "peer").context("a peer was measured")?;
+    eprintln!("an empty program {empty} ns; registers and one read of nine bytes {least} ns\n");
+    let mut results = Vec::new();
+    for (number, name) in cases.iter().enumerate() {
+        let programs = capture.programs().iter().filter_map(|program| {
+            let ns = median(number, &program.name)?;
+            let ratio = (ns as f64 / least as f64 * 100.0).round() / 100.0;
+            Some((program.name.clone(), json!({"ns": ns, "ratio": ratio})))
+        });
+        let programs: serde_json::Map<String, serde_json::Value> = programs.collect();
+        let shown: Vec<String> = programs
+            .iter()
+            .map(|(name, figure)| format!("{name} {} ns ({}×)", figure["ns"], figure["ratio"]))
+            .collect();
+        eprintln!("{name:<28} {}", shown.join("  "));
+        results.push(json!({"case": name, "programs": programs}));
+    }
+    println!(
+        "{}",
+        json!({
+            "ok": true,
+            "backend": capture.backend().name(),
+            "empty_ns": empty,
+            "one_read_ns": least,
+            "cases": results,
+        })
+    );
     Ok(true)
 }
 
-fn pair() -> Result<(TcpStream, TcpStream)> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let client = TcpStream::connect(listener.local_addr()?)?;
-    let (server, _) = listener.accept()?;
-    client.set_nodelay(true)?;
-    Ok((client, server))
+fn measure(capture: &mut KernelCapture) -> Result<(Vec<&'static str>, Figures)> {
+    let one = frame(0, 0, 1, &message(50));
+    let unary = [frame(1, 4, 1, &[0x82; 40]), one.clone(), frame(1, 5, 1, &[0xbf; 20])].concat();
+    let eight: Vec<Vec<u8>> = (0..8).map(|_| one.clone()).collect();
+    let cases = [
+        Case::new("not HTTP/2", false, vec![vec![0x55; 64]])?,
+        Case::new("HEADERS 64 B", true, vec![frame(1, 4, 1, &[0x82; 55])])?,
+        Case::new("DATA, one message", true, vec![one])?,
+        Case::new("HEADERS, DATA, trailers", true, vec![unary])?,
+        Case::new("16 KiB DATA, one message", true, vec![frame(0, 0, 1, &message(16_379))])?,
+        Case::new("8 DATA in one buffer", true, vec![eight.concat()])?,
+        Case::new("8 DATA in 8 iovecs", true, eight)?,
+    ];
+    let mut figures = Figures::new();
+    for _ in 0..ROUNDS {
+        for (number, case) in cases.iter().enumerate() {
+            let programs = capture.programs().to_vec();
+            let before = statistics(&programs);
+            case.run(capture)?;
+            note(&mut figures, number, &before, &statistics(&programs));
+        }
+        // The peers see the calls that are not HTTP/2, beside our program and not instead of it.
+        for (number, attach) in [Peer::nothing, Peer::one_read].into_iter().enumerate() {
+            let peer = attach()?;
+            let programs = [peer.program()];
+            let before = statistics(&programs);
+            cases[0].run(capture)?;
+            note(&mut figures, cases.len() + number, &before, &statistics(&programs));
+        }
+    }
+    Ok((cases.map(|case| case.name).to_vec(), figures))
 }
 
-fn statistics(capture: &KernelCapture) -> Vec<(String, (u64, u64))> {
+/// Nanoseconds and runs by program.
+type Statistics = BTreeMap<String, (u64, u64)>;
+
+fn note(figures: &mut Figures, case: usize, before: &Statistics, after: &Statistics) {
+    for (program, (time, runs)) in after {
+        let (time0, runs0) = before.get(program).copied().unwrap_or_default();
+        if runs - runs0 >= CALLS {
+            figures.entry((case, program.clone())).or_default().push((time - time0) / (runs - runs0));
+        }
+    }
+}
+
+fn statistics(programs: &[LoadedProgram]) -> Statistics {
     let field = |text: &str, name: &str| {
         text.lines().find_map(|line| line.strip_prefix(name)).and_then(|v| v.trim().parse().ok()).unwrap_or(0)
     };
-    capture
-        .programs()
+    programs
         .iter()
         .map(|program| {
             let text =

@@ -8,6 +8,7 @@
 mod bench;
 mod calls;
 mod conversation;
+mod peer;
 
 use std::process::ExitCode;
 
