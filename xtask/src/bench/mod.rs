@@ -34,6 +34,8 @@ enum What {
     Core,
     /// Floods of frames on one connection: how many a second the core takes in.
     Floods,
+    /// The kernel programs in this kernel, with the least program at the same hook: nanoseconds a call. Needs root.
+    Walker,
     /// Instructions of fixed inputs under valgrind, with those that were written down.
     Instructions,
 }
@@ -44,6 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Hpack => "hpack",
         What::Core => "core",
         What::Floods => "floods",
+        What::Walker => return walker(),
         What::Instructions => return instructions::run(args.update, args.json),
     };
     // Floods have no peer, so that nothing has to be installed and only the core is built.
@@ -56,6 +59,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .args(["run", "--quiet", "--release", "--manifest-path", "bench/Cargo.toml", "--bin", bin])
         .args(features)
         .args(json)
+        .dir(repo::root())
+        .run_for_its_output()
+}
+
+/// The figures are those of a release build; the last line is JSON in any case.
+fn walker() -> Result<()> {
+    cmd("cargo")
+        .args(["run", "--quiet", "--release", "--package", "tests", "--bin", "walker_check", "--", "--bench"])
         .dir(repo::root())
         .run_for_its_output()
 }
