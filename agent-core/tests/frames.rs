@@ -321,3 +321,19 @@ fn s2_after_a_reset_by_either_end_what_still_arrives_changes_nothing() {
     let new: Vec<&Observation> = scenario.seen[facts..].iter().collect();
     assert!(new.is_empty(), "{new:?}");
 }
+
+#[test]
+fn f4_a_frame_is_too_long_above_the_largest_size_that_was_ever_allowed() {
+    let mut scenario = Scenario::connected();
+    scenario.send(CLIENT, &request(1, METHOD)).send(CLIENT, &data(1, 0, &[0; 16_384]));
+    scenario.send(SERVER, &settings_with(&[(5, 30_000)])).send(CLIENT, &data(1, 0, &[0; 30_000]));
+    // The client may not know yet that it is to be less again.
+    scenario.send(SERVER, &settings_with(&[(5, 20_000)])).send(CLIENT, &data(1, 0, &[0; 30_000]));
+    assert!(scenario.anomalies().is_empty());
+    scenario.send(CLIENT, &data(1, 0, &[0; 30_001]));
+    assert_eq!(scenario.anomalies(), ["frame_size"]);
+    // Of a connection that was joined late nobody knows: C-core allows 4 MiB.
+    let mut scenario = Scenario::joined_late();
+    scenario.send(CLIENT, &request(1, METHOD)).send(CLIENT, &data(1, 0, &[0; 30_001]));
+    assert!(scenario.anomalies().is_empty());
+}

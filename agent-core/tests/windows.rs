@@ -161,3 +161,52 @@ fn s5_window_updates_priority_and_resets_on_closed_streams_are_ignored() {
     assert_eq!((calls, scenario.calls().len(), scenario.started()), (2, 2, 2));
     assert!(scenario.anomalies().is_empty());
 }
+
+#[test]
+fn w3_an_increment_that_is_seen_before_its_stream_counts() {
+    let mut scenario = Scenario::connected();
+    scenario.observer.trace_frames(true);
+    scenario.send(SERVER, &window_update(1, 1_000)).send(CLIENT, &request(1, "/a.B/C"));
+    scenario.send(CLIENT, &data(1, 0, &message(5)));
+    assert_eq!(last(&scenario), (Some(65_525), Some(66_525)));
+}
+
+#[test]
+fn w8_what_a_flow_carried_before_it_was_joined_may_have_been_for_streams_that_are_open() {
+    let mut scenario = Scenario::joined_late();
+    scenario.observer.trace_frames(true);
+    scenario.send(CLIENT, &request(9, "/a.B/C")).send(CLIENT, &settings_with(&[(INITIAL_WINDOW_SIZE, 500)]));
+    // The server's flow is seen for the first time after it may have answered already.
+    scenario.send(SERVER, &response(9)).send(SERVER, &data(9, 0, &message(5)));
+    assert_eq!(last(&scenario), (None, None));
+    scenario.send(CLIENT, &request(11, "/a.B/C")).send(SERVER, &data(11, 0, &message(5)));
+    assert_eq!(last(&scenario), (None, Some(490)));
+}
+
+#[test]
+fn w8_settings_of_which_a_part_is_missing_make_windows_unknown() {
+    let mut scenario = traced();
+    let settings = settings_with(&[(INITIAL_WINDOW_SIZE, 500)]);
+    scenario.send(SERVER, &settings[..11]).lose(SERVER, 4).send(SERVER, &frame(0x6, 0, 0, b"12345678"));
+    scenario.send(CLIENT, &data(1, 0, &message(5)));
+    assert_eq!(last(&scenario), (Some(65_525), None), "that of the connection does not depend on them");
+    scenario.send(SERVER, &settings).send(CLIENT, &data(1, 0, &message(5)));
+    assert_eq!(last(&scenario), (Some(65_515), Some(480)));
+}
+
+#[test]
+fn w8_a_stream_whose_first_frames_may_have_been_missed_has_no_windows() {
+    // A block that cannot be read (index 0) may be the trailers of a request that was lost.
+    let mut scenario = traced();
+    scenario.lose(CLIENT, 40).send_at_boundary(CLIENT, &frame(0x1, END_HEADERS, 5, &[0x80]));
+    scenario.send(CLIENT, &data(5, 0, &message(5)));
+    assert_eq!(last(&scenario), (None, None));
+    // What was not read of the server's flow may have answered a request that is seen only now.
+    let mut scenario = traced();
+    scenario
+        .lose(SERVER, 40)
+        .send(SERVER, b"nothing that starts a frame")
+        .send(CLIENT, &request(3, "/a.B/C"));
+    scenario.send_at_boundary(SERVER, &data(3, 0, &message(5)));
+    assert_eq!(last(&scenario), (None, None));
+}
