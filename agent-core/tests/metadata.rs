@@ -228,3 +228,17 @@ fn x2_a_call_knows_the_well_known_service_that_it_belongs_to() {
         assert_eq!(started, Some(expected));
     }
 }
+
+#[test]
+fn x1_after_a_late_join_grpc_web_is_not_taken_for_grpc() {
+    let mut scenario = Scenario::joined_late();
+    // Its content type is an entry from before the join, and its messages look like those of gRPC but for the last.
+    let asked = frame(0x1, END_HEADERS, 5, &[0x83, 0x86, 0x80 | 62, 0x80 | 63]);
+    scenario.send(CLIENT, &asked).send(CLIENT, &data(5, END_STREAM, &message(3)));
+    let mut body = message(5);
+    body.extend(b"\x80\0\0\0\x0fgrpc-status:5\r\n");
+    scenario.send(SERVER, &frame(0x1, END_HEADERS, 5, &[0x88, 0x80 | 70]));
+    scenario.send(SERVER, &data(5, END_STREAM, &body)).wait(2_000).finish();
+    assert!(scenario.calls().is_empty(), "{:#?}", scenario.calls());
+    assert_eq!(scenario.exchanges()[0].protocol, Protocol::Unknown);
+}

@@ -92,8 +92,9 @@ fn asks_for_h2c(head: &[u8]) -> bool {
         .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"h2c"))
 }
 
-/// Decodes base64url without padding (RFC 4648 §5).
+/// Decodes base64url (RFC 4648 §5). Padding is not sent, but a server may let it pass.
 fn base64url(text: &[u8]) -> Option<Vec<u8>> {
+    let text = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
     let mut octets = Vec::with_capacity(text.len() * 3 / 4);
     let (mut bits, mut have) = (0u32, 0);
     for symbol in text {
@@ -133,8 +134,9 @@ mod tests {
             Some(&[0, 3, 0, 0, 0, 100, 0, 4, 0, 160, 0, 0, 0, 2, 0, 0, 0, 0][..])
         );
         assert_eq!(base64url(b"-_8"), Some(vec![0xfb, 0xff]));
+        assert_eq!(base64url(b"-_8="), Some(vec![0xfb, 0xff]));
         assert_eq!(base64url(b""), Some(vec![]));
-        for wrong in [&b"A"[..], b"AAB", b"AA==", b"+/8", b"AA AA"] {
+        for wrong in [&b"A"[..], b"AAB", b"AA===", b"A=A", b"+/8", b"AA AA"] {
             assert_eq!(base64url(wrong), None);
         }
     }

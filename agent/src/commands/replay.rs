@@ -10,7 +10,7 @@ use agent_core::{Flow, Limits, Observation, Observer, Timestamp};
 use crate::capture::recording::{Container, Endpoints, Event, Statistics, Tracker, source};
 use crate::config::Config;
 use crate::exit::Failure;
-use crate::output::call::{CallLine, outcome_name};
+use crate::output::call::{CallLine, outcome_name, protocol_name};
 use crate::output::frames::FrameQueue;
 use crate::output::json::{self, ConnectionLine, SummaryJson};
 use crate::output::table::Table;
@@ -267,8 +267,9 @@ impl<W: Write> OneFile<'_, W> {
                 }
                 Observation::CallEnded(call) => self.show_call(*call),
                 Observation::ConnectionEnded(summary) => self.show_connection(&summary),
-                Observation::ExchangeEnded(_) => {
+                Observation::ExchangeEnded(exchange) => {
                     self.summary.other_exchanges += 1;
+                    *self.summary.other_protocols.entry(protocol_name(exchange.protocol)).or_default() += 1;
                     Ok(())
                 }
                 Observation::Anomaly(anomaly) => {

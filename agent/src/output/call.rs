@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use agent_core::observation::{Call, Outcome, STATUS_NAMES, Side, StatusSource, Sync, Timeout};
+use agent_core::observation::{Call, Outcome, Protocol, STATUS_NAMES, Side, StatusSource, Sync, Timeout};
 
 /// A call, ready to be shown.
 #[derive(Clone, Debug)]
@@ -102,6 +102,17 @@ pub fn sync_name(sync: Sync) -> &'static str {
         Sync::Synced => "synced",
         Sync::Late => "late",
         Sync::Desynced => "desynced",
+    }
+}
+
+/// The word for what an exchange speaks.
+#[must_use]
+pub fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Grpc => "grpc",
+        Protocol::GrpcWeb => "grpc_web",
+        Protocol::Http => "http",
+        Protocol::Unknown => "unknown",
     }
 }
 

@@ -318,6 +318,8 @@ pub struct SummaryJson {
     pub refused: u64,
     /// HTTP/2 exchanges that are not gRPC.
     pub other_exchanges: u64,
+    /// They by what they are: `http`, `grpc_web`, `unknown`.
+    pub other_protocols: BTreeMap<&'static str, u64>,
     /// TCP connections.
     pub connections: u64,
     /// Those of them that spoke HTTP/2.
