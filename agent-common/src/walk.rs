@@ -166,10 +166,8 @@ pub unsafe fn step<M: Memory>(walk: *mut Walk, flow: *mut Flow) -> u64 {
             return DONE;
         }
         set!(walk.found = u64::from(whole_frame::<M>(walk, flow)));
-        if get!(walk.found) == 0 {
-            if !piece::<M>(walk, flow) {
-                return DONE;
-            }
+        if get!(walk.found) == 0 && !piece::<M>(walk, flow) {
+            return DONE;
         }
         if get!(walk.position) >= FLUSH_AT {
             if get!(walk.probing) != 0 {
