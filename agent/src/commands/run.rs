@@ -112,11 +112,13 @@ fn watch(
     readiness: &Readiness,
     stop: &Stop,
 ) -> anyhow::Result<()> {
+    let state_limit = limits.state_bytes;
     let mut pipeline =
         Pipeline::new(limits, Identities::new("/proc", Identities::CAPACITY), MetricsListener { metrics });
     readiness.ready(CAPTURE);
     let result = pipeline::watch(&mut capture, &mut pipeline, stop, |listener, watched| match watched {
         Watched::Counters(counters) => listener.metrics.set_kernel_counters(KernelCounters::from(counters)),
+        Watched::StateBytes(bytes) => listener.metrics.set_state_bytes(bytes, state_limit),
         Watched::Lag(ns) => listener.metrics.set_reader_lag(0, Duration::from_nanos(ns)),
     });
     readiness.not_ready(CAPTURE, "has ended");

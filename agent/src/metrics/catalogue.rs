@@ -186,6 +186,10 @@ families! {
         "Things on the wire that the protocols do not allow, or that the agent gave up on.";
     READER_LAG = Gauge "grpcscope_reader_lag_seconds" in "seconds", &["reader"],
         "Age of the newest record when it was last read: how far the agent is behind the kernel.";
+    STATE = Gauge "grpcscope_state_bytes" in "bytes", &[],
+        "Memory that the state of all connections takes: streams, header tables, timers.";
+    STATE_LIMIT = Gauge "grpcscope_state_limit_bytes" in "bytes", &[],
+        "Most memory that it may take (limits.state_bytes); above it the connection idle for longest is given up.";
     SERIES = Gauge "grpcscope_series", &[],
         "Series that exist now for calls and connections, as Prometheus counts them: a histogram is one for each bucket, and two.";
     SERIES_LIMIT = Gauge "grpcscope_series_limit", &[],

@@ -224,6 +224,8 @@ fn health_rows<'a>(families: &mut Collected<'a>, series: &Snapshot, health: &Hea
     for (reader, lag) in &health.reader_lag {
         add(&names::READER_LAG, &[("reader", &reader.to_string())], Value::Real(lag.as_secs_f64()));
     }
+    add(&names::STATE, &[], whole(health.state_bytes));
+    add(&names::STATE_LIMIT, &[], whole(health.state_limit_bytes));
     add(&names::SERIES, &[], whole(series.series));
     add(&names::SERIES_LIMIT, &[], whole(series.series_max));
     add(&names::SERIES_DROPPED, &[("limit", "series")], whole(series.dropped_by_series));

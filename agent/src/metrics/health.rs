@@ -41,6 +41,8 @@ pub(super) struct Health {
     kernel: Mutex<KernelCounters>,
     backend: Mutex<Option<Backend>>,
     reader_lag: Mutex<BTreeMap<u32, Duration>>,
+    state_bytes: AtomicU64,
+    state_limit_bytes: AtomicU64,
     scrape_ns: AtomicU64,
     scrapes: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -52,6 +54,8 @@ pub(super) struct HealthSnapshot {
     pub(super) kernel: KernelCounters,
     pub(super) backend: Option<Backend>,
     pub(super) reader_lag: BTreeMap<u32, Duration>,
+    pub(super) state_bytes: u64,
+    pub(super) state_limit_bytes: u64,
     pub(super) scrape_duration: Duration,
     pub(super) scrapes: BTreeMap<&'static str, u64>,
     pub(super) process: own_process::Usage,
@@ -80,6 +84,11 @@ impl Health {
         lock(&self.reader_lag).insert(reader, lag);
     }
 
+    pub(super) fn set_state_bytes(&self, bytes: usize, limit: usize) {
+        self.state_bytes.store(bytes as u64, Ordering::Relaxed);
+        self.state_limit_bytes.store(limit as u64, Ordering::Relaxed);
+    }
+
     pub(super) fn scraped(&self, format: &'static str, duration: Duration) {
         self.scrape_ns.store(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         *lock(&self.scrapes).entry(format).or_default() += 1;
@@ -91,6 +100,8 @@ impl Health {
             kernel: lock(&self.kernel).clone(),
             backend: lock(&self.backend).clone(),
             reader_lag: lock(&self.reader_lag).clone(),
+            state_bytes: self.state_bytes.load(Ordering::Relaxed),
+            state_limit_bytes: self.state_limit_bytes.load(Ordering::Relaxed),
             scrape_duration: Duration::from_nanos(self.scrape_ns.load(Ordering::Relaxed)),
             scrapes: lock(&self.scrapes).clone(),
             process: own_process::usage(),

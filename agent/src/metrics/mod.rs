@@ -115,6 +115,11 @@ impl Metrics {
         self.sources.health.set_backend(backend);
     }
 
+    /// Heap bytes that the core holds for connections, and its limit.
+    pub fn set_state_bytes(&self, bytes: usize, limit: usize) {
+        self.sources.health.set_state_bytes(bytes, limit);
+    }
+
     /// How old the newest record was when `reader` read it.
     pub fn set_reader_lag(&self, reader: u32, lag: Duration) {
         self.sources.health.set_reader_lag(reader, lag);

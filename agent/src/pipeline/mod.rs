@@ -95,6 +95,12 @@ impl<L: Listener> Pipeline<L> {
         &mut self.listener
     }
 
+    /// Heap bytes that the core holds for connections.
+    #[must_use]
+    pub fn state_bytes(&self) -> usize {
+        self.observer.state_bytes()
+    }
+
     /// Connections that are followed now.
     #[must_use]
     pub fn connections(&self) -> usize {

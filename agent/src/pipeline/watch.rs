@@ -37,6 +37,8 @@ impl Stop {
 pub enum Watched<'a> {
     /// What was counted until now.
     Counters(&'a Counters),
+    /// Heap bytes that the core holds for connections.
+    StateBytes(usize),
     /// How old the newest record was when it was handled, in nanoseconds.
     Lag(u64),
 }
@@ -118,6 +120,8 @@ pub fn watch<L: Listener>(
         }
         if now >= counters_due || stopping {
             counters_due = now.plus(COUNTERS_EVERY_NS);
+            let state_bytes = pipeline.state_bytes();
+            tell(pipeline.listener(), Watched::StateBytes(state_bytes));
             tell(pipeline.listener(), Watched::Counters(&capture.counters()?));
         }
         if stopping {
