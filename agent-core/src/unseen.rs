@@ -50,6 +50,11 @@ impl UnseenStreams {
         self.highest = self.highest.max(id);
     }
 
+    /// Some request was missed at some time: only then anything is kept on the heap.
+    pub(crate) fn may_have_missed(&self) -> bool {
+        self.missed_from.is_some() || !self.missed.is_empty() || !self.ended.is_empty()
+    }
+
     /// Heap bytes that are held now.
     pub(crate) fn heap_bytes(&self) -> usize {
         bytes::of_table::<u32>(self.ended.capacity()) + self.missed.capacity() * size_of::<(u32, u32)>()

@@ -50,14 +50,14 @@ pub(crate) struct Connection {
     /// would bring some six more cache lines in.
     syncs: [Option<Sync>; 2],
     reported: Option<(Option<Flow>, Sync)>,
-    /// A stream was opened or has gone since `streams_bytes` was counted.
-    streams_changed: bool,
+    /// Something that is counted in `remembered_bytes` may have changed since.
+    remembered_changed: bool,
     /// Last stream id of the server's last GOAWAY.
     goaway: Option<u32>,
     calls: u64,
     streams: HashMap<u32, Stream, RandomState>,
-    /// Heap bytes of the streams, of what is remembered of earlier ones, and of the connection itself.
-    streams_bytes: usize,
+    /// Heap bytes of what is remembered besides flows and streams, and of the connection itself.
+    remembered_bytes: usize,
     /// Heap bytes that streams hold besides their places in the table.
     in_streams_bytes: usize,
     /// Heap bytes of each flow, as of its last change.
@@ -105,8 +105,8 @@ impl Connection {
             last_seen: time,
             closing: None,
             reported: None,
-            streams_changed: true,
-            streams_bytes: 0,
+            remembered_changed: true,
+            remembered_bytes: 0,
             in_streams_bytes: 0,
             since_unread: [None, None],
             goaways: 0,
@@ -211,20 +211,25 @@ impl Connection {
     /// Heap bytes that are held now, with the connection itself. Takes the same few steps however many streams
     /// there are.
     pub(crate) fn heap_bytes(&mut self) -> usize {
-        if std::mem::take(&mut self.streams_changed) {
-            let since_unread: usize = self.since_unread.iter().flatten().map(Vec::capacity).sum();
-            self.streams_bytes = size_of::<Connection>()
-                + bytes::of_table::<(u32, Stream)>(self.streams.capacity())
-                + self.in_streams_bytes
-                + self.unseen.heap_bytes()
-                + self.shapes.heap_bytes()
-                + self.grpc_requests.heap_bytes()
-                + since_unread * size_of::<u32>();
+        if std::mem::take(&mut self.remembered_changed) {
+            self.remembered_bytes = self.count_remembered_bytes();
         }
+        debug_assert_eq!(self.remembered_bytes, self.count_remembered_bytes(), "whatever changes it says so");
         debug_assert_eq!(self.flow_bytes, [0, 1].map(|at| self.flows[at].heap_bytes()));
-        self.streams_bytes
+        self.remembered_bytes
+            + bytes::of_table::<(u32, Stream)>(self.streams.capacity())
+            + self.in_streams_bytes
             + self.flow_bytes.iter().sum::<usize>()
             + self.flow_control.heap_bytes()
+    }
+
+    fn count_remembered_bytes(&self) -> usize {
+        let since_unread: usize = self.since_unread.iter().flatten().map(Vec::capacity).sum();
+        size_of::<Connection>()
+            + self.unseen.heap_bytes()
+            + self.shapes.heap_bytes()
+            + self.grpc_requests.heap_bytes()
+            + since_unread * size_of::<u32>()
             + self.pings.heap_bytes()
             + self.upgrade.as_ref().map_or(0, |upgrade| upgrade.heap_bytes())
     }
@@ -405,8 +410,8 @@ impl Connection {
 
     /// A stream is followed from now on.
     fn note_opened(&mut self, id: u32) {
-        self.streams_changed = true;
         for since in &mut self.since_unread {
+            self.remembered_changed |= since.is_some();
             match since {
                 // Going through all streams is cheaper then, and was paid for by as many that were opened.
                 Some(ids) if ids.len() > self.streams.len() + 16 => *since = None,

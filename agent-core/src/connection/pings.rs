@@ -81,6 +81,7 @@ impl Connection {
         };
         if !header.has(frame::ACK) {
             self.pings.senders[index(chunk.flow)].handle_ping(payload, chunk.time);
+            self.remembered_changed = true;
             return;
         }
         let sender = chunk.flow.opposite();

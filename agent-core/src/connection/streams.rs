@@ -125,6 +125,7 @@ impl Connection {
         }
         // A block that cannot be read may be the trailers of a request that was missed.
         let missed = block.is_none() && self.unseen.may_have_been_missed(id);
+        self.remembered_changed |= self.unseen.may_have_missed();
         self.unseen.handle_request(id);
         if !known && self.streams.len() >= shared.limits.streams_per_connection {
             self.anomaly(id, "streams_limit", chunk, shared);
@@ -142,7 +143,6 @@ impl Connection {
             Some(block) => {
                 stream.handle_request(block, chunk.thread, chunk.time);
                 self.in_streams_bytes += stream.heap_bytes();
-                self.streams_changed = true;
                 if same_content_type {
                     stream.handle_known_content_type();
                 }
@@ -235,8 +235,8 @@ impl Connection {
 
     pub(super) fn remove(&mut self, id: u32, shared: &mut Shared) {
         if let Some(stream) = self.streams.remove(&id) {
-            self.streams_changed = true;
             self.in_streams_bytes -= stream.heap_bytes();
+            self.remembered_changed |= self.unseen.may_have_missed();
             self.unseen.handle_end(id);
             self.report(id, stream, shared);
         }
@@ -264,7 +264,10 @@ impl Connection {
         }
         self.calls += 1;
         self.grpc_requests.learn(stream.unknown_fields());
+        let shapes_bytes = self.shapes.heap_bytes();
         let call = stream.call(self.id, id, self.client_flow, &mut self.shapes);
+        self.remembered_changed |=
+            !stream.unknown_fields().is_empty() || shapes_bytes != self.shapes.heap_bytes();
         if !stream.was_reported()
             && let Some(client_flow) = self.client_flow
         {

@@ -55,6 +55,7 @@ impl Connection {
             take(&name.to_ascii_lowercase(), value);
         }
         self.client_flow = Some(chunk.flow);
+        self.remembered_changed = true;
         let upgrade = self.upgrade.get_or_insert_default();
         upgrade.request = Some(UpgradeRequest {
             block,
@@ -82,6 +83,7 @@ impl Connection {
 
     /// 101: the server agrees.
     pub(super) fn handle_upgrade_accepted(&mut self, chunk: &Chunk<'_>, shared: &mut Shared) {
+        self.remembered_changed = true;
         self.upgrade.get_or_insert_default().accepted = true;
         self.upgrade_if_agreed(chunk, shared);
     }
@@ -97,6 +99,7 @@ impl Connection {
     fn upgrade_if_agreed(&mut self, chunk: &Chunk<'_>, shared: &mut Shared) {
         let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.accepted) else { return };
         let Some(request) = upgrade.request.take() else { return };
+        self.remembered_changed = true;
         let Some(client_flow) = self.client_flow else { return };
         self.upgrade = None;
         self.recognised = true;
@@ -115,6 +118,7 @@ impl Connection {
             if !self.streams.contains_key(&STREAM) {
                 self.note_opened(STREAM);
             }
+            self.remembered_changed = true;
             self.unseen.handle_request(STREAM);
             let credits = self.open_credits(STREAM, false);
             let stream =
