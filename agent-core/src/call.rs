@@ -32,6 +32,15 @@ pub(crate) enum Peer {
     Server,
 }
 
+/// Why a header block could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// All of it was seen, and it is not HPACK.
+    Faulty,
+    /// A part of it was not seen, and with it the moment when it was complete.
+    Incomplete,
+}
+
 /// A stream that was opened by a client.
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -44,6 +53,8 @@ pub(crate) struct Stream {
     http_status: Option<u16>,
     first_response: Option<Timestamp>,
     retry_pushback: Option<RetryPushback>,
+    /// The header block that the response begins with was seen.
+    response_begun: bool,
     end: Option<End>,
     /// The client has closed the stream as one does after a complete response, which was not seen yet.
     response_due: Option<Timestamp>,
@@ -60,7 +71,8 @@ struct Request {
     timeout: Timeout,
     previous_attempts: Option<u32>,
     unknown_fields: Vec<EntryId>,
-    time: Timestamp,
+    /// When its header block was complete; `None` if a part of the block is missing, and with it that moment.
+    time: Option<Timestamp>,
     thread: u32,
 }
 
@@ -68,6 +80,10 @@ struct Request {
 struct Half {
     messages: MessageCounter,
     ended: bool,
+    /// It may have ended the call by a frame that was not seen.
+    end_may_be_missed: bool,
+    /// A doubt has gone, by a frame that came after the loss.
+    reassured: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -78,8 +94,26 @@ struct End {
     status_source: StatusSource,
     ended_by: EndedBy,
     rst_code: Option<u32>,
+    /// The call may have ended before, by something that was not seen: the time is not that of its end.
+    is_late: bool,
     /// Nothing that follows can add to it.
     is_final: bool,
+}
+
+impl End {
+    /// It has ended by `time`, and how and when was not seen.
+    fn unseen(time: Timestamp) -> End {
+        End {
+            time,
+            outcome: Outcome::Unknown,
+            status: None,
+            status_source: StatusSource::Unknown,
+            ended_by: EndedBy::Connection,
+            rst_code: None,
+            is_late: true,
+            is_final: true,
+        }
+    }
 }
 
 impl Stream {
@@ -88,6 +122,8 @@ impl Stream {
         let half = || Half {
             messages: if joined_late { MessageCounter::joined_late() } else { MessageCounter::new() },
             ended: false,
+            end_may_be_missed: joined_late,
+            reassured: false,
         };
         Stream {
             first_seen: time,
@@ -99,6 +135,7 @@ impl Stream {
             http_status: None,
             first_response: None,
             retry_pushback: None,
+            response_begun: false,
             end: None,
             response_due: None,
             uncertain: false,
@@ -109,6 +146,9 @@ impl Stream {
 
     /// The request's header block is complete.
     pub(crate) fn handle_request(&mut self, block: &HeaderBlock, thread: u32, time: Timestamp) {
+        self.handle_sign_of_life(Peer::Client);
+        // The request begins with this block: no message of it was missed, whatever was lost before.
+        self.client.messages = MessageCounter::new();
         let absent = if block.has_unknown_names { Timeout::Unknown } else { Timeout::Absent };
         self.request = Some(Request {
             method: block.path.clone(),
@@ -116,7 +156,7 @@ impl Stream {
             previous_attempts: block.previous_attempts,
             // Where the content type is known it is none of them.
             unknown_fields: if block.protocol.is_none() { block.unknown_fields.clone() } else { Vec::new() },
-            time,
+            time: Some(time),
             thread,
         });
         match block.protocol {
@@ -134,7 +174,12 @@ impl Stream {
     }
 
     /// The request's header block could not be read.
-    pub(crate) fn handle_unreadable_request(&mut self, thread: u32, time: Timestamp) {
+    pub(crate) fn handle_unreadable_request(&mut self, why: Unreadable, thread: u32, time: Timestamp) {
+        let time = match why {
+            Unreadable::Faulty => Some(time),
+            Unreadable::Incomplete => None,
+        };
+        self.handle_sign_of_life(Peer::Client);
         self.request = Some(Request {
             method: None,
             timeout: Timeout::Unknown,
@@ -147,6 +192,7 @@ impl Stream {
 
     /// A header block from the server is complete: response headers, or trailers.
     pub(crate) fn handle_response(&mut self, block: &HeaderBlock, end_stream: bool, time: Timestamp) {
+        self.handle_sign_of_life(Peer::Server);
         if block.http_status.is_some_and(|status| status < 200) && !end_stream {
             return;
         }
@@ -157,6 +203,7 @@ impl Stream {
         }
         let first = self.first_response.is_none();
         self.first_response.get_or_insert(time);
+        self.begin_response(block.is_response);
         if block.http_status.is_some() {
             self.http_status = block.http_status;
         }
@@ -179,12 +226,20 @@ impl Stream {
         self.finish(time, status, status_source, EndedBy::Server, None);
     }
 
-    /// A header block that ends the response could not be read.
-    pub(crate) fn handle_unreadable_response(&mut self, end_stream: bool, time: Timestamp) {
-        self.first_response.get_or_insert(time);
+    /// A header block of the response could not be read.
+    pub(crate) fn handle_unreadable_response(&mut self, end_stream: bool, why: Unreadable, time: Timestamp) {
+        self.handle_sign_of_life(Peer::Server);
+        // One that ends the stream is the first one or the last one, nobody knows.
+        self.begin_response(!end_stream);
+        if why == Unreadable::Faulty {
+            self.first_response.get_or_insert(time);
+        }
         if end_stream {
             self.server.ended = true;
             self.finish(time, None, StatusSource::Unknown, EndedBy::Server, None);
+            if let Some(end) = &mut self.end {
+                end.is_late |= why == Unreadable::Incomplete && end.ended_by == EndedBy::Server;
+            }
         }
     }
 
@@ -202,6 +257,7 @@ impl Stream {
 
     /// END_STREAM on a HEADERS frame of the client.
     pub(crate) fn handle_end_of_request(&mut self) {
+        self.handle_sign_of_life(Peer::Client);
         self.client.ended = true;
     }
 
@@ -225,6 +281,14 @@ impl Stream {
             Peer::Client => None,
         };
         self.finish(time, status, StatusSource::Rst, ended_by, Some(code));
+    }
+
+    /// RST_STREAM, of which the code was not seen.
+    pub(crate) fn handle_unreadable_reset(&mut self, time: Timestamp) {
+        match &mut self.end {
+            Some(end) => end.is_final = true,
+            None => self.give_up(time),
+        }
     }
 
     /// The moment in which the rest of an ended call could arrive has passed.
@@ -251,16 +315,23 @@ impl Stream {
 
     /// Nobody will ever know how it ended.
     pub(crate) fn give_up(&mut self, time: Timestamp) {
-        if self.end.is_none() {
-            self.end = Some(End {
-                time,
-                outcome: Outcome::Unknown,
-                status: None,
-                status_source: StatusSource::Unknown,
-                ended_by: EndedBy::Connection,
-                rst_code: None,
-                is_final: true,
-            });
+        self.end.get_or_insert(End::unseen(time));
+    }
+
+    /// A frame of the response came, `first` if the response begins with it: then no message of it was missed,
+    /// whatever was lost before. Where the first one was missed, messages may have been as well.
+    fn begin_response(&mut self, first: bool) {
+        if !self.response_begun {
+            self.response_begun = true;
+            self.server.messages = if first { MessageCounter::new() } else { MessageCounter::joined_late() };
+        }
+    }
+
+    /// DATA begins or goes on in one direction.
+    pub(crate) fn handle_data(&mut self, from: Peer) {
+        self.handle_sign_of_life(from);
+        if from == Peer::Server {
+            self.begin_response(false);
         }
     }
 
@@ -271,9 +342,13 @@ impl Stream {
 
     /// The message counter of one direction.
     pub(crate) fn messages(&mut self, from: Peer) -> &mut MessageCounter {
-        match from {
-            Peer::Client => &mut self.client.messages,
-            Peer::Server => &mut self.server.messages,
+        &mut self.half(from).messages
+    }
+
+    fn half(&mut self, of: Peer) -> &mut Half {
+        match of {
+            Peer::Client => &mut self.client,
+            Peer::Server => &mut self.server,
         }
     }
 
@@ -303,10 +378,31 @@ impl Stream {
         }
     }
 
+    /// A frame was seen that nobody sends on a stream that he has reset, nor a server after its END_STREAM (RFC
+    /// 9113 §5.1): whatever was lost before it did not end the call.
+    pub(crate) fn handle_sign_of_life(&mut self, of: Peer) {
+        let half = self.half(of);
+        half.reassured |= half.end_may_be_missed;
+        half.end_may_be_missed = false;
+    }
+
+    /// Whether a doubt about one direction has gone since this was last asked: the next loss raises it again.
+    pub(crate) fn take_reassured(&mut self, of: Peer) -> bool {
+        std::mem::take(&mut self.half(of).reassured)
+    }
+
     /// One direction may have carried more than was seen.
     pub(crate) fn handle_loss(&mut self, from: Peer) {
-        self.messages(from).handle_loss();
+        let half = self.half(from);
+        half.messages.handle_loss();
+        half.end_may_be_missed = true;
         self.uncertain = true;
+        // What was lost was sent before it was noticed, and so perhaps before an end that was seen in the other flow.
+        if let Some(end) = self.end
+            && self.may_have_ended_before(end.ended_by, end.status, end.rst_code)
+        {
+            self.end = Some(End { rst_code: end.rst_code, ..End::unseen(end.time) });
+        }
     }
 
     /// Heap bytes that it holds; the names of methods are shared. Does not change after the request.
@@ -358,7 +454,7 @@ impl Stream {
             client_flow,
             method: request.method.clone(),
             timeout: request.timeout,
-            time: request.time,
+            time: request.time.unwrap_or(self.first_seen),
         })
     }
 
@@ -406,7 +502,10 @@ impl Stream {
         shapes: &mut Shapes,
     ) -> Call {
         let request = self.request.as_ref();
-        let request_messages = self.client.messages.messages();
+        let mut request_messages = self.client.messages.messages();
+        // What a client sends after the response counts until either end resets the stream.
+        let may_be_reset = self.server.ended && !self.client.ended && self.server.end_may_be_missed;
+        request_messages.exact &= request.is_some() && !may_be_reset;
         let response_messages = self.server.messages.messages();
         let outcome = self.end.map_or(Outcome::Open, |end| end.outcome);
         let method = request.and_then(|request| request.method.clone());
@@ -420,10 +519,7 @@ impl Stream {
             Some(shape) => observed.call_type(shape),
             None => observed.call_type(&mut Shape::default()),
         };
-        // A mere give-up has no time of its own.
-        let ended = self
-            .end
-            .filter(|end| end.outcome != Outcome::Unknown || self.server.ended || end.rst_code.is_some());
+        let ended = self.end.filter(|end| !end.is_late);
         Call {
             connection,
             stream,
@@ -431,7 +527,7 @@ impl Stream {
             method,
             call_type,
             timeout: request.map_or(Timeout::Unknown, |request| request.timeout),
-            started: request.map(|request| request.time),
+            started: request.and_then(|request| request.time),
             first_seen: self.first_seen,
             first_response: self.first_response,
             ended: ended.map(|end| end.time),
@@ -472,6 +568,10 @@ impl Stream {
         if self.end.is_some() {
             return;
         }
+        if self.may_have_ended_before(ended_by, status, rst_code) {
+            self.end = Some(End { rst_code, ..End::unseen(time) });
+            return;
+        }
         let mut end = End {
             time,
             outcome: Outcome::Unknown,
@@ -479,6 +579,7 @@ impl Stream {
             status_source,
             ended_by,
             rst_code,
+            is_late: false,
             is_final: rst_code.is_some() || ended_by == EndedBy::Connection || self.response_due.is_some(),
         };
         end.outcome = self.outcome_of(end);
@@ -492,13 +593,25 @@ impl Stream {
         self.end = Some(end);
     }
 
+    /// Among what was not seen may be a frame that ended the call before this end did, which then says nothing of
+    /// it: a server may answer a call that its client has reset (D5, G9), and both ends may reset a stream after the
+    /// response has ended (S3, G9).
+    fn may_have_ended_before(&self, by: EndedBy, status: Option<u32>, rst_code: Option<u32>) -> bool {
+        let (client, server) = (self.client.end_may_be_missed, self.server.end_may_be_missed);
+        match (by, rst_code, status) {
+            (EndedBy::Server, None, _) => client,
+            (EndedBy::Client, _, _) => server,
+            (EndedBy::Server, Some(_), _) | (EndedBy::Connection, _, Some(_)) => client || server,
+            (EndedBy::Connection, _, None) => self.uncertain,
+        }
+    }
+
     fn outcome_of(&self, end: End) -> Outcome {
         let by_reset = end.rst_code.is_some();
         match (end.ended_by, end.status, end.rst_code) {
             (EndedBy::Connection, Some(_), _) | (EndedBy::Server, _, Some(error_code::REFUSED_STREAM)) => {
                 Outcome::Refused
             }
-            (EndedBy::Connection, None, _) if self.uncertain => Outcome::Unknown,
             (EndedBy::Connection, None, _) => Outcome::Aborted,
             (EndedBy::Client, _, Some(error_code::CANCEL)) => self.cancelled_or_deadline(end.time),
             (EndedBy::Client, _, Some(error_code::NO_ERROR)) => Outcome::Unknown,
@@ -515,11 +628,11 @@ impl Stream {
     /// The same frames end a call that was cancelled and one whose deadline passed; the time tells (D4, D5).
     fn cancelled_or_deadline(&self, end: Timestamp) -> Outcome {
         let Some(request) = &self.request else { return Outcome::Unknown };
-        match request.timeout {
-            Timeout::Unknown => Outcome::Unknown,
-            Timeout::Absent | Timeout::Invalid => Outcome::Cancelled,
-            Timeout::Ns(timeout) => {
-                let left = timeout.saturating_sub(end.since(request.time));
+        match (request.timeout, request.time) {
+            (Timeout::Unknown, _) | (Timeout::Ns(_), None) => Outcome::Unknown,
+            (Timeout::Absent | Timeout::Invalid, _) => Outcome::Cancelled,
+            (Timeout::Ns(timeout), Some(started)) => {
+                let left = timeout.saturating_sub(end.since(started));
                 if left <= certain_early_ns(timeout) {
                     Outcome::Deadline
                 } else if left <= possible_early_ns(timeout) {

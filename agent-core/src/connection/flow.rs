@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::hpack::Decoder;
 use crate::http2::frame::FrameHeader;
 use crate::http2::reader::FrameReader;
-use crate::input::Flow;
+use crate::input::{Flow, Timestamp};
 use crate::observation::{FlowSummary, Sync};
 use crate::observer::Shared;
 
@@ -20,6 +20,10 @@ pub(super) struct FlowState {
     pub(super) bytes: u64,
     /// Largest SETTINGS_MAX_FRAME_SIZE that the other side has ever sent; `None` if that is not known.
     pub(super) frame_size: Option<u32>,
+    /// When bytes last passed, or were found missing, that were not read.
+    pub(super) unread_at: Option<Timestamp>,
+    /// The first chunk was not the flow's first bytes.
+    pub(super) joined_late: bool,
     /// A header block that is being collected (RFC 9113 §4.3).
     pub(super) block: Option<Box<PartialBlock>>,
     pub(super) reader: FrameReader,
@@ -65,6 +69,8 @@ impl FlowState {
             reader: FrameReader::at_start(limits.header_block_bytes),
             hpack: Decoder::synced(limits.hpack_table_bytes),
             next_offset: None,
+            unread_at: None,
+            joined_late: false,
             block: None,
             table_size: Some(DEFAULT_TABLE_SIZE),
             table_sizes: VecDeque::new(),
@@ -98,6 +104,13 @@ impl FlowState {
     /// The frame is longer than the other side ever allowed (RFC 9113 §4.2).
     pub(super) fn is_too_long(&self, header: FrameHeader) -> bool {
         header.length > DEFAULT_FRAME_SIZE && self.frame_size.is_some_and(|largest| header.length > largest)
+    }
+
+    /// SETTINGS, or their acknowledgement, may have been missed: how large the table may be is not known.
+    pub(super) fn forget_table_size(&mut self) {
+        self.table_size = None;
+        self.table_sizes.clear();
+        self.hpack.forget_settings_limit();
     }
 
     pub(super) fn sync(&self) -> Sync {

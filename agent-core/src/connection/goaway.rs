@@ -16,7 +16,11 @@ const ANY_STREAM: u32 = 0x7fff_ffff;
 
 impl Connection {
     pub(super) fn handle_goaway(&mut self, payload: &[u8], chunk: &Chunk<'_>, shared: &mut Shared) {
-        let Some(last) = frame::u32_at(payload, 0) else { return };
+        let Some(last) = frame::u32_at(payload, 0) else {
+            // Which streams it refuses was in a hole: any of them may have ended by it.
+            self.handle_unread(chunk, shared);
+            return;
+        };
         // An end that stops in good order sends two. Each may cost a step for every stream.
         self.goaways = self.goaways.saturating_add(1);
         if self.goaways > GOAWAYS {

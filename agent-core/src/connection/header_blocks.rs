@@ -2,6 +2,7 @@
 
 use super::flow::{PartialBlock, index};
 use super::{Connection, Verdict};
+use crate::call::Unreadable;
 use crate::header_block::HeaderBlock;
 use crate::hpack::{ListLimits, Text};
 use crate::http2::frame::{self, FrameHeader};
@@ -111,7 +112,9 @@ impl Connection {
         }
         let end_stream = first.kind == frame::HEADERS && first.has(frame::END_STREAM);
         match decoded {
-            Some(Ok(_)) => {
+            Some(Ok(info)) => {
+                // What went over the limits of a list may be any field.
+                block.has_unknown_names |= info.unreported_fields > 0;
                 self.learn_role(&block, chunk.flow);
                 self.trace(last, &[], Some(Ok(block.trace.take().unwrap_or_default())), chunk, shared);
                 if first.kind == frame::HEADERS {
@@ -125,13 +128,13 @@ impl Connection {
                 if !self.recognised {
                     return Verdict::BoundaryWasWrong;
                 }
-                self.handle_unreadable_headers(first, end_stream, chunk, shared);
+                self.handle_unreadable_headers(first, end_stream, Unreadable::Faulty, chunk, shared);
                 Verdict::Fine
             }
             None => {
                 self.flows[index(chunk.flow)].hpack.start_epoch();
                 self.trace(last, &[], Some(Ok(Vec::new())), chunk, shared);
-                self.handle_unreadable_headers(first, end_stream, chunk, shared);
+                self.handle_unreadable_headers(first, end_stream, Unreadable::Incomplete, chunk, shared);
                 Verdict::Fine
             }
         }
@@ -154,7 +157,7 @@ impl Connection {
         state.hpack.start_epoch();
         if let Some(block) = state.block.take() {
             let end_stream = block.first.kind == frame::HEADERS && block.first.has(frame::END_STREAM);
-            self.handle_unreadable_headers(block.first, end_stream, chunk, shared);
+            self.handle_unreadable_headers(block.first, end_stream, Unreadable::Incomplete, chunk, shared);
         }
     }
 }

@@ -68,7 +68,8 @@ pub(crate) struct Connection {
     unseen: UnseenStreams,
     shapes: Shapes,
     grpc_requests: GrpcRequests,
-    /// Streams that were opened since bytes of the client's, or the server's, flow passed unread; `None` stands
+    /// Streams that were opened, or whose doubts have gone, since bytes of the client's, or the server's, flow
+    /// passed unread; `None` stands
     /// for all streams.
     since_unread: [Option<Vec<u32>>; 2],
     /// It began with HTTP/1.1.
@@ -129,9 +130,7 @@ impl Connection {
                 state.reader = FrameReader::in_the_middle(shared.limits.header_block_bytes);
                 state.hpack = Decoder::late(shared.limits.hpack_table_bytes);
                 state.table_size = None;
-                if self.client_flow == Some(chunk.flow) || self.client_flow.is_none() {
-                    self.unseen.handle_loss();
-                }
+                state.joined_late = true;
                 joined = true;
             }
             None => {}
@@ -146,11 +145,13 @@ impl Connection {
         state.bytes += bytes.len() as u64;
         state.hole_bytes += hole;
         if state.reader.is_not_http2() {
+            if !self.streams.is_empty() {
+                self.handle_unread(chunk, shared);
+            }
             return;
         }
         if joined {
-            self.lose_frames(chunk.flow, chunk.time);
-            self.streams.values_mut().for_each(Stream::forget_credits);
+            self.handle_unread(chunk, shared);
         }
         if hole > 0 {
             if self.flows[index(chunk.flow)].reader.is_lost() {
@@ -344,9 +345,7 @@ impl Connection {
             frame::PING => self.handle_ping(header, payload, chunk, shared),
             frame::WINDOW_UPDATE => self.handle_window_update(header, payload, chunk, shared),
             frame::RST_STREAM => {
-                if let Some(code) = frame::u32_at(payload, 0) {
-                    self.handle_rst_stream(header.stream, code, chunk, shared);
-                }
+                self.handle_rst_stream(header.stream, frame::u32_at(payload, 0), chunk, shared);
             }
             frame::GOAWAY => self.handle_goaway(payload, chunk, shared),
             // PRIORITY says nothing; unknown types are skipped.
@@ -362,10 +361,7 @@ impl Connection {
         state.block = None;
         state.hpack.start_epoch();
         for state in &mut self.flows {
-            // SETTINGS, or their acknowledgement, may have been among what was lost.
-            state.table_size = None;
-            state.table_sizes.clear();
-            state.hpack.forget_settings_limit();
+            state.forget_table_size();
         }
         self.handle_changed_flow(chunk.flow.opposite());
         self.anomaly(0, "boundary_lost", chunk, shared);
@@ -376,8 +372,14 @@ impl Connection {
     /// opened others.
     fn handle_unread(&mut self, chunk: &Chunk<'_>, shared: &mut Shared) {
         self.lose_frames(chunk.flow, chunk.time);
+        let unread_at = &mut self.flows[index(chunk.flow)].unread_at;
+        *unread_at = (*unread_at).max(Some(chunk.time));
         // Streams are followed only once it is known whose flow this is.
-        let Some(peer) = self.peer(chunk.flow) else { return };
+        let Some(peer) = self.peer(chunk.flow) else {
+            // Either flow may turn out to be the client's.
+            self.unseen.handle_loss();
+            return;
+        };
         if peer == Peer::Client {
             self.unseen.handle_loss();
         }
@@ -391,7 +393,7 @@ impl Connection {
             stream.handle_loss(peer);
             stream.forget_credits();
         };
-        // Doubt does not go away: the streams that had it already are left alone, or each chunk that passes
+        // Streams that were in doubt already are left alone until the doubt has gone, or each chunk that passes
         // unread would cost as many steps as there are streams.
         match &mut self.since_unread[peer as usize] {
             since @ None => {
@@ -412,12 +414,7 @@ impl Connection {
     fn note_opened(&mut self, id: u32) {
         for since in &mut self.since_unread {
             self.remembered_changed |= since.is_some();
-            match since {
-                // Going through all streams is cheaper then, and was paid for by as many that were opened.
-                Some(ids) if ids.len() > self.streams.len() + 16 => *since = None,
-                Some(ids) => ids.push(id),
-                None => {}
-            }
+            note_since(since, id, self.streams.len());
         }
     }
 
@@ -464,6 +461,16 @@ impl Connection {
     fn anomaly(&self, stream: u32, kind: &'static str, chunk: &Chunk<'_>, shared: &mut Shared) {
         let anomaly = Anomaly { connection: self.id, stream, kind, time: chunk.time };
         shared.observations.push_back(Observation::Anomaly(anomaly));
+    }
+}
+
+/// A stream has no doubts any more that bytes of a flow passed unread.
+fn note_since(since: &mut Option<Vec<u32>>, id: u32, streams: usize) {
+    match since {
+        // Going through all streams is cheaper then, and was paid for by as many that were noted.
+        Some(ids) if ids.len() > streams + 16 => *since = None,
+        Some(ids) => ids.push(id),
+        None => {}
     }
 }
 

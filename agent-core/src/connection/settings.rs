@@ -22,6 +22,8 @@ impl Connection {
         }
         if whole {
             self.handle_table_size(header, payload, chunk);
+        } else {
+            self.flows[index(chunk.flow.opposite())].forget_table_size();
         }
     }
 

@@ -1,8 +1,9 @@
 //! From header blocks and DATA to streams, and from streams to what is reported of them.
 
-use super::Connection;
+use super::flow::index;
+use super::{Connection, note_since};
 use crate::bytes;
-use crate::call::{Peer, Stream};
+use crate::call::{Peer, Stream, Unreadable};
 use crate::header_block::HeaderBlock;
 use crate::http2::frame::{self, FrameHeader};
 use crate::input::{Chunk, Timestamp};
@@ -28,10 +29,20 @@ impl Connection {
         }
     }
 
-    pub(super) fn handle_rst_stream(&mut self, id: u32, code: u32, chunk: &Chunk<'_>, shared: &mut Shared) {
+    /// RST_STREAM; without a code, that was in a hole.
+    pub(super) fn handle_rst_stream(
+        &mut self,
+        id: u32,
+        code: Option<u32>,
+        chunk: &Chunk<'_>,
+        shared: &mut Shared,
+    ) {
         let Some(peer) = self.peer(chunk.flow) else { return };
         if let Some(stream) = self.stream_if_followed(id, chunk.time, shared) {
-            stream.handle_reset(peer, code, chunk.time);
+            match code {
+                Some(code) => stream.handle_reset(peer, code, chunk.time),
+                None => stream.handle_unreadable_reset(chunk.time),
+            }
             self.settle(id, chunk.time, shared);
         }
     }
@@ -53,9 +64,7 @@ impl Connection {
             self.anomaly(id, "grpc_status_repeated", chunk, shared);
         }
         match peer {
-            Peer::Client if block.is_request => {
-                self.handle_request(id, Some(block), end_stream, chunk, shared)
-            }
+            Peer::Client if block.is_request => self.handle_request(id, Ok(block), end_stream, chunk, shared),
             Peer::Client => {
                 if end_stream && let Some(stream) = self.stream_if_followed(id, chunk.time, shared) {
                     stream.handle_end_of_request();
@@ -71,10 +80,12 @@ impl Connection {
         }
     }
 
+    /// A header block could not be read.
     pub(super) fn handle_unreadable_headers(
         &mut self,
         first: FrameHeader,
         end_stream: bool,
+        why: Unreadable,
         chunk: &Chunk<'_>,
         shared: &mut Shared,
     ) {
@@ -85,7 +96,7 @@ impl Connection {
         match self.peer(chunk.flow) {
             None => {}
             Some(Peer::Client) if self.unseen.is_new(id) => {
-                self.handle_request(id, None, end_stream, chunk, shared);
+                self.handle_request(id, Err(why), end_stream, chunk, shared);
             }
             Some(Peer::Client) => {
                 if end_stream && let Some(stream) = self.stream_if_followed(id, chunk.time, shared) {
@@ -95,7 +106,7 @@ impl Connection {
             }
             Some(Peer::Server) => {
                 if let Some(stream) = self.stream_if_followed(id, chunk.time, shared) {
-                    stream.handle_unreadable_response(end_stream, chunk.time);
+                    stream.handle_unreadable_response(end_stream, why, chunk.time);
                     self.settle(id, chunk.time, shared);
                 }
             }
@@ -105,7 +116,7 @@ impl Connection {
     pub(super) fn handle_request(
         &mut self,
         id: u32,
-        block: Option<&HeaderBlock>,
+        block: Result<&HeaderBlock, Unreadable>,
         end_stream: bool,
         chunk: &Chunk<'_>,
         shared: &mut Shared,
@@ -124,23 +135,22 @@ impl Connection {
             return;
         }
         // A block that cannot be read may be the trailers of a request that was missed.
-        let missed = block.is_none() && self.unseen.may_have_been_missed(id);
+        let missed = block.is_err() && self.unseen.may_have_been_missed(id);
         self.remembered_changed |= self.unseen.may_have_missed();
         self.unseen.handle_request(id);
         if !known && self.streams.len() >= shared.limits.streams_per_connection {
             self.anomaly(id, "streams_limit", chunk, shared);
             return;
         }
-        let same_content_type = block.is_some_and(|block| {
-            block.protocol.is_none() && self.grpc_requests.include(&block.unknown_fields)
-        });
+        let same_content_type = block
+            .is_ok_and(|block| block.protocol.is_none() && self.grpc_requests.include(&block.unknown_fields));
         if !known {
             self.note_opened(id);
         }
         let credits = if known { [None, None] } else { self.open_credits(id, missed) };
         let stream = self.streams.entry(id).or_insert_with(|| Stream::new(chunk.time, false, credits));
         match block {
-            Some(block) => {
+            Ok(block) => {
                 stream.handle_request(block, chunk.thread, chunk.time);
                 self.in_streams_bytes += stream.heap_bytes();
                 if same_content_type {
@@ -150,10 +160,22 @@ impl Connection {
                     self.anomaly(id, "timeout_syntax", chunk, shared);
                 }
             }
-            None => stream.handle_unreadable_request(chunk.thread, chunk.time),
+            Err(why) => stream.handle_unreadable_request(why, chunk.thread, chunk.time),
         }
         if end_stream && let Some(stream) = self.streams.get_mut(&id) {
             stream.handle_end_of_request();
+        }
+        let (flow, other) = (&self.flows[index(chunk.flow)], &self.flows[index(chunk.flow.opposite())]);
+        // Joined in this flow first: what the other one carries meanwhile is not seen.
+        let is_other_unseen = flow.joined_late && other.next_offset.is_none();
+        // Handled out of step: the answer may be among what was lost before its request was handled.
+        let is_answer_lost = other.unread_at.is_some_and(|unread_at| unread_at > chunk.time);
+        if (is_other_unseen || is_answer_lost)
+            && let Some(stream) = self.streams.get_mut(&id)
+        {
+            stream.handle_loss(Peer::Server);
+            let due = chunk.time.plus(shared.limits.uncertain_call_ns);
+            shared.set_timer(due, Timer::Stream(self.id, id));
         }
         if self.goaway.is_some_and(|last| id > last)
             && let Some(stream) = self.streams.get_mut(&id)
@@ -170,14 +192,24 @@ impl Connection {
         time: Timestamp,
         shared: &mut Shared,
     ) -> Option<&mut Stream> {
+        if !self.is_followed(id, time, shared) {
+            return None;
+        }
+        let stream = self.streams.get_mut(&id)?;
+        stream.last_seen = time;
+        Some(stream)
+    }
+
+    /// The stream is open, or may have been opened unseen, and is followed from now on.
+    fn is_followed(&mut self, id: u32, time: Timestamp, shared: &mut Shared) -> bool {
         if !self.streams.contains_key(&id) {
             let is_new = self.unseen.is_new(id);
             let joined_late = self.unseen.may_have_been_missed(id);
             if id.is_multiple_of(2) || !(is_new || joined_late) {
-                return None; // Closed, reset or never opened: ignored, without state (checklist S5).
+                return false; // Closed, reset or never opened: ignored, without state (checklist S5).
             }
             if self.streams.len() >= shared.limits.streams_per_connection {
-                return None;
+                return false;
             }
             let credits = self.open_credits(id, joined_late);
             let mut stream = Stream::new(time, joined_late, credits);
@@ -186,9 +218,7 @@ impl Connection {
             self.note_opened(id);
             shared.set_timer(time.plus(shared.limits.request_due_ns), Timer::Request(self.id, id));
         }
-        let stream = self.streams.get_mut(&id)?;
-        stream.last_seen = time;
-        Some(stream)
+        true
     }
 
     /// A response came before its request, and the request has not come since.
@@ -213,14 +243,31 @@ impl Connection {
         shared: &mut Shared,
     ) -> Option<(&mut Stream, Peer)> {
         let peer = self.peer(chunk.flow)?;
-        let stream = self.stream_if_followed(header.stream, chunk.time, shared)?;
+        if !self.is_followed(header.stream, chunk.time, shared) {
+            return None;
+        }
+        let streams = self.streams.len();
+        let stream = self.streams.get_mut(&header.stream)?;
+        stream.last_seen = chunk.time;
+        stream.handle_data(peer);
+        if stream.take_reassured(peer) {
+            self.remembered_changed = true;
+            note_since(&mut self.since_unread[peer as usize], header.stream, streams);
+        }
         // What is sent after a reset is not part of the call (checklist G9, D5).
         (!stream.is_reset()).then_some((stream, peer))
     }
 
     /// After a change of a stream: says that it started, and that it ended once that is certain.
     pub(super) fn settle(&mut self, id: u32, time: Timestamp, shared: &mut Shared) {
+        let streams = self.streams.len();
         let Some(stream) = self.streams.get_mut(&id) else { return };
+        for peer in [Peer::Client, Peer::Server] {
+            if stream.take_reassured(peer) {
+                self.remembered_changed = true;
+                note_since(&mut self.since_unread[peer as usize], id, streams);
+            }
+        }
         if let Some(client_flow) = self.client_flow
             && let Some(started) = stream.take_started(self.id, id, client_flow)
         {

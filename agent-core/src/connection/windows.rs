@@ -1,6 +1,7 @@
 //! Flow control on a connection: which frames change which windows.
 
-use super::Connection;
+use super::{Connection, note_since};
+use crate::call::Peer;
 use crate::flow_control::{Credit, WindowFault};
 use crate::http2::frame::{self, FrameHeader};
 use crate::input::{Chunk, Flow, Timestamp};
@@ -31,6 +32,7 @@ impl Connection {
     }
 
     fn handle_stream_update(&mut self, id: u32, increment: Option<u32>, flow: Flow) -> Option<WindowFault> {
+        let (client, streams) = (self.peer(flow) == Some(Peer::Client), self.streams.len());
         let Some(stream) = self.streams.get_mut(&id) else {
             match increment {
                 Some(0) => return Some(WindowFault::Zero),
@@ -41,6 +43,14 @@ impl Connection {
             }
             return None;
         };
+        if client {
+            // Nobody sends it on a stream that he has reset; a server may after its END_STREAM.
+            stream.handle_sign_of_life(Peer::Client);
+            if stream.take_reassured(Peer::Client) {
+                self.remembered_changed = true;
+                note_since(&mut self.since_unread[Peer::Client as usize], id, streams);
+            }
+        }
         let credit = stream.credit(flow.opposite());
         match increment {
             Some(increment) => self.flow_control.handle_stream_update(flow, credit, increment),

@@ -181,6 +181,8 @@ impl FrameReader {
     pub(crate) fn lose_boundary(&mut self) {
         self.state = State::Lost;
         self.guessed = true;
+        // The flow's first frame, if that is what was being read, has passed.
+        self.expect_settings = false;
     }
 
     /// The next event of `piece`, or none when it is used up. Each call consumes at least a byte, changes

@@ -10,7 +10,7 @@ use super::frame::{
 };
 use crate::steps;
 
-/// SETTINGS_MAX_FRAME_SIZE's initial value: what a lone header may claim to be believed.
+/// SETTINGS_MAX_FRAME_SIZE's initial value.
 const MODEST_FRAME: u32 = 16_384;
 /// A frame longer than this is not believed without knowledge of SETTINGS (C-core advertises 4 MiB).
 const LARGEST_FRAME: u32 = 4 * 1024 * 1024;
@@ -36,22 +36,28 @@ pub(crate) fn is_plausible(header: FrameHeader) -> bool {
 }
 
 /// The bytes start with a frame: headers chain through them.
+///
+/// Headers of DATA are weak evidence, since they are mostly zeros. Empty DATA is none at all where it comes first:
+/// the tail of a WINDOW_UPDATE reads as one, and the chain behind it is real.
 pub(crate) fn starts_a_frame(bytes: &[u8]) -> bool {
     let mut at = 0usize;
     let mut complete = 0;
+    let mut is_all_data = true;
     loop {
         steps::count();
         let Some(octets) = bytes.get(at..).and_then(|rest| rest.first_chunk::<HEADER_LEN>()) else {
-            // Ends exactly with a frame, or in the middle of a header after frames that chained.
-            return complete >= 2 || (complete == 1 && at == bytes.len());
+            let tiles = at == bytes.len() && complete >= 1;
+            return tiles || (complete >= 2 && !is_all_data) || complete >= DATA_FRAMES;
         };
         let header = FrameHeader::parse(octets);
-        if !is_plausible(header) {
+        if !is_plausible(header) || (at == 0 && header.kind == DATA && header.length == 0) {
             return false;
         }
+        is_all_data &= header.kind == DATA;
         let end = at.saturating_add(HEADER_LEN).saturating_add(header.length as usize);
         if end > bytes.len() {
-            return complete >= 1 || (header.length <= MODEST_FRAME && matches!(header.kind, DATA | HEADERS));
+            // One header alone proves nothing: it is believed behind a frame that ends where it begins.
+            return (complete >= 1 && !is_all_data) || complete >= DATA_FRAMES;
         }
         complete += 1;
         if complete >= 8 {
@@ -60,6 +66,9 @@ pub(crate) fn starts_a_frame(bytes: &[u8]) -> bool {
         at = end;
     }
 }
+
+/// As many frames of nothing but DATA that follow each other are believed.
+const DATA_FRAMES: usize = 3;
 
 #[cfg(test)]
 mod tests {
@@ -74,6 +83,29 @@ mod tests {
         assert!(!starts_a_frame(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"));
         assert!(!starts_a_frame(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]), "a TLS record");
         assert!(!starts_a_frame(&[]));
+    }
+
+    /// A chunk of a message whose bytes were `00 35 00 00 00 00 0f 0a 05 …` was taken for DATA of 13,568 octets, and
+    /// the responses behind it went down in that.
+    #[test]
+    fn c2_one_header_that_nothing_follows_is_not_believed() {
+        let message = [0, 0x35, 0, DATA, 0, 0, 0x0f, 0x0a, 5, 0x6f, 0x72, 0x64, 0x2d, 0x31];
+        assert!(!starts_a_frame(&message));
+        assert!(!starts_a_frame(&[
+            0, 0, 6, DATA, 0, 0x40, 0, 0xfe, 3, 0, 0, 0, 1, 0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0x3f
+        ]));
+        let behind_a_frame = [&[0, 0, 4, WINDOW_UPDATE, 0, 0, 0, 0, 0, 0, 0, 0, 9][..], &message].concat();
+        assert!(starts_a_frame(&behind_a_frame));
+    }
+
+    /// A chunk that began inside a WINDOW_UPDATE on stream 1, with an increment of 5, ended the request on stream 5.
+    #[test]
+    fn c2_the_tail_of_a_window_update_is_not_the_end_of_another_stream() {
+        let window_update = [0, 0, 4, WINDOW_UPDATE, 0, 0, 0, 0, 1, 0, 0, 0, 5];
+        let ping = [0, 0, 8, PING, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+        let bytes = [&window_update[..], &ping].concat();
+        assert!(starts_a_frame(&bytes));
+        assert!(!starts_a_frame(&bytes[4..]), "reads as empty DATA with END_STREAM, and then PING");
     }
 
     #[test]

@@ -1,0 +1,234 @@
+//! What is still said of calls when bytes are missing: each case is a false claim that was made once.
+
+mod support;
+
+use agent_core::observation::{Messages, Outcome, StatusSource, Timeout};
+use agent_core::{Chunk, ConnectionId, Limits};
+use support::{
+    CLIENT, END_HEADERS, END_STREAM, PREFACE, SERVER, Scenario, data, frame, goaway, headers, message,
+    request, request_with, response, rst_stream, settings, trailers, trailers_only,
+};
+
+const METHOD: &str = "/shop.Orders/Get";
+const CANCEL: u32 = 8;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+
+fn ping() -> Vec<u8> {
+    frame(PING, 0, 0, b"12345678")
+}
+
+/// A call on stream 1 that waits for its answer.
+fn asked() -> Scenario {
+    let mut scenario = Scenario::connected();
+    scenario.send(CLIENT, &request(1, METHOD)).send(CLIENT, &data(1, END_STREAM, &message(5)));
+    scenario
+}
+
+/// The response, and a reset that a client may send behind one, were reported as a cancellation.
+#[test]
+fn g9_a_reset_after_a_lost_response_says_nothing() {
+    let mut scenario = asked();
+    scenario.lose(SERVER, 60).send_at_boundary(SERVER, &ping());
+    scenario.send(CLIENT, &rst_stream(1, CANCEL));
+    let call = scenario.only_call();
+    assert_eq!((call.outcome, call.status, call.ended), (Outcome::Unknown, None, None));
+    assert_eq!(call.rst_code, Some(CANCEL), "what was seen stays");
+}
+
+/// The end of the response was lost, and RST_STREAM(NO_ERROR) behind it was reported as INTERNAL.
+#[test]
+fn s3_a_reset_by_the_server_after_lost_trailers_says_nothing() {
+    let mut scenario = asked();
+    scenario.send(SERVER, &response(1)).lose(SERVER, 20).send_at_boundary(SERVER, &rst_stream(1, 0));
+    let call = scenario.only_call();
+    assert_eq!((call.outcome, call.status), (Outcome::Unknown, None));
+}
+
+/// A response whose HEADERS come after the loss had not ended before it: then a reset is what it says.
+#[test]
+fn s3_a_frame_of_the_response_after_a_loss_shows_that_it_had_not_ended() {
+    let mut scenario = asked();
+    scenario.lose(SERVER, 20).send_at_boundary(SERVER, &response(1));
+    scenario.send(CLIENT, &rst_stream(1, CANCEL));
+    let call = scenario.only_call();
+    assert_eq!((call.outcome, call.status), (Outcome::Cancelled, Some(1)));
+}
+
+/// The client's RST_STREAM was lost, and the status that the server sent all the same was reported.
+#[test]
+fn g9_an_answer_to_a_call_that_may_have_been_cancelled_says_nothing() {
+    let lost = || {
+        let mut scenario = Scenario::connected();
+        scenario.send(CLIENT, &request(1, METHOD));
+        scenario.lose(CLIENT, 13).send_at_boundary(CLIENT, &ping());
+        scenario
+    };
+    let mut scenario = lost();
+    scenario.send(SERVER, &trailers_only(1, "0")).wait(200);
+    let call = scenario.only_call();
+    assert_eq!((call.outcome, call.status, call.ended), (Outcome::Unknown, None, None));
+
+    // Nobody sends WINDOW_UPDATE on a stream that he has reset.
+    let mut scenario = lost();
+    scenario.send(CLIENT, &frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]));
+    scenario.send(SERVER, &trailers_only(1, "0")).wait(200);
+    assert_eq!(scenario.only_call().status, Some(0));
+}
+
+/// The same, where the loss is told after the answer.
+#[test]
+fn g9_a_loss_that_is_told_late_takes_back_what_is_not_reported_yet() {
+    let mut scenario = Scenario::connected();
+    scenario.send(CLIENT, &request(1, METHOD));
+    scenario.send(SERVER, &trailers_only(1, "0"));
+    scenario.lose(CLIENT, 13).send_at_boundary(CLIENT, &ping());
+    scenario.wait(200);
+    assert_eq!(scenario.only_call().outcome, Outcome::Unknown);
+}
+
+/// One that was joined in the client's flow first was said to be aborted, without a response.
+#[test]
+fn c2_what_the_other_flow_carries_before_it_is_joined_is_not_nothing() {
+    let mut scenario = Scenario::joined_late();
+    scenario.send(CLIENT, &request(9, METHOD)).send(CLIENT, &data(9, END_STREAM, &message(3)));
+    scenario.close();
+    let call = scenario.only_call();
+    assert_eq!((call.outcome, call.response.exact), (Outcome::Unknown, false));
+}
+
+/// Reassembly may hold a request back for longer than it takes to find out that its answer is missing.
+#[test]
+fn c4_an_answer_may_be_lost_before_its_request_is_handled() {
+    let mut scenario = Scenario::connected();
+    let sent_at = scenario.now;
+    scenario.wait(1).lose(SERVER, 60).send_at_boundary(SERVER, &ping());
+    let request = request(1, METHOD);
+    scenario.observer.handle_chunk(Chunk {
+        connection: ConnectionId(1),
+        flow: CLIENT,
+        offset: scenario.offsets[0],
+        time: sent_at,
+        boundary: false,
+        thread: 0,
+        bytes: &request,
+    });
+    scenario.close();
+    assert_eq!(scenario.only_call().outcome, Outcome::Unknown);
+}
+
+/// `started` was the moment when the missing part was noticed, which may be minutes later.
+#[test]
+fn c4_a_request_of_which_a_part_is_missing_has_no_start() {
+    let mut scenario = Scenario::connected();
+    let request = request(1, METHOD);
+    let half = request.len() / 2;
+    scenario.send(CLIENT, &request[..half]).wait(30_000).lose(CLIENT, (request.len() - half) as u64);
+    scenario.send(CLIENT, &data(1, END_STREAM, &message(1)));
+    scenario.send(SERVER, &response(1)).send(SERVER, &trailers(1, "0"));
+    let call = scenario.only_call();
+    assert_eq!((call.started, call.method, call.timeout), (None, None, Timeout::Unknown));
+    assert_eq!(call.outcome, Outcome::Ok);
+}
+
+/// The same for the end.
+#[test]
+fn c4_trailers_of_which_a_part_is_missing_have_no_time() {
+    let mut scenario = asked();
+    let trailers = trailers(1, "0");
+    scenario.send(SERVER, &response(1)).send(SERVER, &trailers[..14]).wait(30_000);
+    scenario.lose(SERVER, trailers.len() as u64 - 14).send(SERVER, &ping());
+    let call = scenario.only_call();
+    assert_eq!((call.outcome, call.ended), (Outcome::Unknown, None));
+}
+
+/// A reset whose code was in a hole was not seen at all, and the call was reported as aborted in the end.
+#[test]
+fn c4_a_reset_without_its_code_ends_the_call() {
+    let mut scenario = asked();
+    scenario.send(CLIENT, &rst_stream(1, CANCEL)[..9]).lose(CLIENT, 4).send(CLIENT, &ping());
+    let call = scenario.only_call();
+    assert_eq!((call.outcome, call.status, call.rst_code), (Outcome::Unknown, None, None));
+}
+
+/// A GOAWAY of which the last stream was in a hole may have refused any stream.
+#[test]
+fn c4_a_goaway_without_its_last_stream_leaves_open_calls_unknown() {
+    let mut scenario = asked();
+    scenario.send(SERVER, &goaway(0, 0)[..9]).lose(SERVER, 8).send(SERVER, &ping());
+    scenario.close();
+    assert_eq!(scenario.only_call().outcome, Outcome::Unknown);
+}
+
+/// Messages were counted from where the first one was seen, and the count was said to be exact.
+#[test]
+fn g3_messages_of_a_response_whose_headers_were_lost_are_not_exact() {
+    let mut scenario = Scenario::connected();
+    scenario.lose(SERVER, 30).send_at_boundary(SERVER, &data(1, 0, &message(7)));
+    scenario.send(SERVER, &trailers(1, "0"));
+    scenario.send(CLIENT, &request(1, METHOD)).send(CLIENT, &data(1, END_STREAM, &message(5)));
+    let call = scenario.only_call();
+    assert_eq!((call.outcome, call.response.exact), (Outcome::Ok, false));
+}
+
+/// A loss says nothing of messages that can only come after it.
+#[test]
+fn g3_messages_are_exact_again_where_the_response_begins_after_the_loss() {
+    let mut scenario = asked();
+    scenario.lose(SERVER, 30).send_at_boundary(SERVER, &response(1));
+    scenario.send(SERVER, &data(1, 0, &message(7))).send(SERVER, &trailers(1, "0"));
+    let call = scenario.only_call();
+    assert_eq!(call.response, Messages { count: 1, bytes: 7, exact: true });
+}
+
+/// A request that was not seen had no messages, exactly.
+#[test]
+fn g3_messages_of_a_request_that_was_not_seen_are_not_exact() {
+    let mut scenario = Scenario::connected();
+    scenario
+        .send(SERVER, &response(1))
+        .send(SERVER, &data(1, 0, &message(7)))
+        .send(SERVER, &trailers(1, "0"));
+    scenario.wait(3_000);
+    assert!(!scenario.only_call().request.exact);
+}
+
+/// A loss in the first bytes, before the preface had told who the client is, was forgotten.
+#[test]
+fn c4_a_loss_before_the_client_is_known_is_remembered() {
+    let mut scenario = Scenario::new();
+    scenario.send(CLIENT, &PREFACE[..10]).lose(CLIENT, 200).send_at_boundary(CLIENT, &ping());
+    scenario.send(SERVER, &settings()).send(SERVER, &response(1)).send(SERVER, &data(1, 0, &message(7)));
+    scenario.send(SERVER, &trailers(1, "0")).wait(3_000);
+    let call = scenario.only_call();
+    assert_eq!((call.outcome, call.status, call.request.exact), (Outcome::Unknown, None, false));
+}
+
+/// A hole in the first SETTINGS made the whole flow "not HTTP/2": the next frame was expected to be SETTINGS again.
+#[test]
+fn c1_a_hole_in_the_first_settings_leaves_the_flow_http2() {
+    let mut scenario = Scenario::new();
+    scenario.send(CLIENT, PREFACE).send(CLIENT, &settings());
+    scenario.send(SERVER, &settings()[..8]).lose(SERVER, 19).send_at_boundary(SERVER, &ping());
+    scenario.send(CLIENT, &request(1, METHOD)).send(CLIENT, &data(1, END_STREAM, &message(5)));
+    scenario.send(SERVER, &response(1)).send(SERVER, &trailers(1, "0"));
+    assert_eq!(scenario.only_call().outcome, Outcome::Ok);
+    assert_eq!(scenario.anomalies(), ["boundary_lost"]);
+}
+
+/// Fields beyond the limits of a list were taken for absent: no deadline, and an error without a status.
+#[test]
+fn h9_what_goes_over_the_limits_of_a_list_is_unknown() {
+    let limits = Limits { header_list_fields: 7, ..Limits::default() };
+    let mut scenario = Scenario::with_limits(limits);
+    scenario.send(CLIENT, PREFACE).send(CLIENT, &settings()).send(SERVER, &settings());
+    let more = [("a", "1"), ("grpc-timeout", "1S")];
+    scenario.send(CLIENT, &request_with(1, METHOD, &more)).send(CLIENT, &data(1, END_STREAM, &message(5)));
+    let mut fields = vec![(":status", "200")];
+    fields.extend(std::iter::repeat_n(("b", "2"), 8));
+    fields.push(("grpc-status", "0"));
+    scenario.send(SERVER, &headers(1, END_STREAM | END_HEADERS, &fields));
+    let call = scenario.only_call();
+    assert_eq!((call.timeout, call.outcome), (Timeout::Unknown, Outcome::Unknown));
+    assert_eq!(call.status_source, StatusSource::Unknown);
+}
