@@ -391,6 +391,11 @@ impl Stream {
         std::mem::take(&mut self.half(of).reassured)
     }
 
+    /// One of its directions has ended inside a message (checklist G3).
+    pub(crate) fn is_cut_short(&self) -> bool {
+        [&self.client, &self.server].iter().any(|half| half.ended && half.messages.is_inside_a_message())
+    }
+
     /// One direction may have carried more than was seen.
     pub(crate) fn handle_loss(&mut self, from: Peer) {
         let half = self.half(from);

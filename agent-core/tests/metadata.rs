@@ -242,3 +242,34 @@ fn x1_after_a_late_join_grpc_web_is_not_taken_for_grpc() {
     assert!(scenario.calls().is_empty(), "{:#?}", scenario.calls());
     assert_eq!(scenario.exchanges()[0].protocol, Protocol::Unknown);
 }
+
+#[test]
+fn g3_an_end_inside_a_message_is_an_anomaly_and_the_message_is_not_counted() {
+    let body = message(10);
+    for (requests, responses, broken) in [(8, 15, true), (15, 3, true), (15, 15, false), (0, 0, false)] {
+        let mut scenario = Scenario::connected();
+        scenario.send(CLIENT, &request(1, METHOD)).send(CLIENT, &data(1, END_STREAM, &body[..requests]));
+        scenario.send(SERVER, &response(1)).send(SERVER, &data(1, 0, &body[..responses]));
+        scenario.send(SERVER, &trailers(1, "0"));
+        let call = scenario.only_call();
+        assert_eq!(call.request.count, u64::from(requests == 15));
+        assert_eq!(call.response.count, u64::from(responses == 15));
+        assert_eq!(scenario.anomalies() == ["message_cut_short"], broken, "{:?}", scenario.anomalies());
+    }
+    // A reset may come at any time.
+    let mut scenario = Scenario::connected();
+    scenario
+        .send(CLIENT, &request(1, METHOD))
+        .send(CLIENT, &data(1, 0, &body[..8]))
+        .send(CLIENT, &rst_stream(1, 8));
+    scenario.wait(1_000).finish();
+    assert!(scenario.anomalies().is_empty());
+}
+
+#[test]
+fn g6_a_status_that_the_specification_does_not_have_is_an_anomaly() {
+    for (status, odd) in [("0", false), ("16", false), ("17", true), ("007", true), ("OK", true)] {
+        let scenario = call_with(&[], &[("grpc-status", status)]);
+        assert_eq!(scenario.anomalies() == ["grpc_status_syntax"], odd, "{status}");
+    }
+}

@@ -213,6 +213,7 @@ fn the_sums_hold_for_every_recording() {
         let bytes: u64 = ended.iter().map(|line| line["bytes"].as_u64().expect("a count")).sum();
         assert_eq!(summary["stream_bytes"], bytes, "{recording}");
         assert_eq!(summary["complete"], true, "{recording}");
+        assert_eq!(summary["anomalies"], serde_json::json!({}), "{recording}");
     }
 }
 

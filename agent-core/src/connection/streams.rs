@@ -4,10 +4,10 @@ use super::flow::index;
 use super::{Connection, note_since};
 use crate::bytes;
 use crate::call::{Peer, Stream, Unreadable};
-use crate::header_block::HeaderBlock;
+use crate::header_block::{GrpcStatus, HeaderBlock};
 use crate::http2::frame::{self, FrameHeader};
 use crate::input::{Chunk, Timestamp};
-use crate::observation::{Exchange, Observation, Protocol};
+use crate::observation::{Anomaly, Exchange, Observation, Protocol};
 use crate::observer::{Shared, Timer};
 
 impl Connection {
@@ -62,6 +62,9 @@ impl Connection {
         }
         if block.repeated_status {
             self.anomaly(id, "grpc_status_repeated", chunk, shared);
+        }
+        if let Some(GrpcStatus::Known(_, false)) = block.grpc_status {
+            self.anomaly(id, "grpc_status_syntax", chunk, shared);
         }
         match peer {
             Peer::Client if block.is_request => self.handle_request(id, Ok(block), end_stream, chunk, shared),
@@ -308,6 +311,14 @@ impl Connection {
                 time: stream.last_seen,
             }));
             return;
+        }
+        if stream.is_cut_short() {
+            shared.observations.push_back(Observation::Anomaly(Anomaly {
+                connection: self.id,
+                stream: id,
+                kind: "message_cut_short",
+                time: stream.last_seen,
+            }));
         }
         self.calls += 1;
         self.grpc_requests.learn(stream.unknown_fields());

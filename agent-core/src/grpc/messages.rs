@@ -105,6 +105,15 @@ impl MessageCounter {
         self.well_formed && self.count > 0
     }
 
+    /// A message has begun and is not complete.
+    pub(crate) fn is_inside_a_message(&self) -> bool {
+        match self.state {
+            State::Prefix { have, .. } => have > 0,
+            State::Body { .. } => true,
+            State::Lost => false,
+        }
+    }
+
     /// Nothing was seen.
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0 && matches!(self.state, State::Prefix { have: 0, .. })
