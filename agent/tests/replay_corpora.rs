@@ -292,7 +292,9 @@ fn captures_of_other_projects_hold_what_they_are_known_to_hold() {
             })
             .collect();
         assert_eq!(seen, expected, "{recording}");
-        assert!(calls.iter().all(|call| call["messages_exact"] == true), "{recording}");
+        // What is open may go on: of the segmented one the server's flow was not seen at all.
+        let mut ended = calls.iter().filter(|call| call["outcome"] != "open");
+        assert!(ended.all(|call| call["messages_exact"] == true), "{recording}");
         assert_eq!(of_type(&lines, "connection")[0]["state"], state, "{recording}");
     }
 }
