@@ -139,6 +139,11 @@ pub unsafe fn prepare(call: Call) -> Ready {
         }
         let flow = flow_of(connection, call.flow);
         locate(walk, connection, flow, call);
+        let recognised = get!(walk.recognised) as u32;
+        if recognised != 0 && recognised != RECOGNISED_CHAIN {
+            // Last, since the other flow then relies on what `locate` wrote down.
+            set!(class.class = CLASS_HTTP2);
+        }
         address(walk, connection, flow, call, task);
         Ready { walk, flow, connection, class }
     }
@@ -232,13 +237,10 @@ unsafe fn recognise(walk: *mut Walk, class: *mut Class, call: Call, pid: u32) ->
             }
             return false;
         }
-        if recognised != RECOGNISED_CHAIN {
-            set!(class.class = CLASS_HTTP2);
-            maps::count(if recognised == RECOGNISED_PREFACE {
-                Counter::ClassPreface
-            } else {
-                Counter::ClassSettings
-            });
+        if recognised == RECOGNISED_PREFACE {
+            maps::count(Counter::ClassPreface);
+        } else if recognised == RECOGNISED_SETTINGS {
+            maps::count(Counter::ClassSettings);
         }
         true
     }
@@ -555,10 +557,14 @@ pub unsafe fn everything_read(sk: u64, connection: *mut Connection) -> bool {
     unsafe {
         let tcp = socket::tcp(sk);
         let flow = flow_of(connection, u32::from(FLOW_RECEIVED));
-        if tcp == 0 || u32::from(get!(flow.phase)) == PHASE_START {
+        if tcp == 0 {
             return true;
         }
         // The FIN counts as a byte.
+        if u32::from(get!(flow.phase)) == PHASE_START {
+            // No read was seen yet, but one may be on its way, or all of them are still to come.
+            return socket::received(tcp) <= 1;
+        }
         let arrived = socket::arrived(tcp).wrapping_sub(get!(flow.zero));
         let seen = get!(flow.next) as u32;
         arrived == seen || arrived == seen.wrapping_add(1)

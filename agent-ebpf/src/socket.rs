@@ -127,6 +127,13 @@ pub unsafe fn arrived(tcp: u64) -> u32 {
     unsafe { field(tcp, config!(TCP_RCV_NXT)) }
 }
 
+/// Bytes that arrived in order since the start of the connection, a FIN included.
+#[inline(always)]
+pub unsafe fn received(tcp: u64) -> u64 {
+    // SAFETY: `tcp` is what `bpf_skc_to_tcp_sock` returned.
+    unsafe { field(tcp, config!(TCP_BYTES_RECEIVED)) }
+}
+
 /// kTLS: the socket's own sequence numbers count ciphertext.
 #[inline(always)]
 pub unsafe fn has_upper_protocol(tcp: u64) -> bool {
