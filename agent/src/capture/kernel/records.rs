@@ -133,6 +133,13 @@ impl Reader {
                         self.next.remove(&(header.connection, of));
                     }
                 }
+                if records > 0 {
+                    // The last bytes of the flow are among what is missing: a hole reaches up to its end.
+                    let offset = header.offset;
+                    let chunk =
+                        Chunk { connection, flow, offset, time, boundary: false, thread: 0, bytes: &[] };
+                    sink(Captured::Chunk { pid: header.pid, moved: 0, chunk });
+                }
                 let reset = header.flags & FLAG_RESET != 0;
                 sink(Captured::Close { connection, flow, reset, is_final, time });
             }
@@ -293,9 +300,24 @@ mod tests {
         assert_eq!(seen(&mut reader, &record(KIND_CLOSE, 0, 0, 0, &[])), ["close false false"]);
         assert_eq!(
             seen(&mut reader, &record(KIND_CLOSE, FLAG_RESET, 3, 0, &[])),
-            ["lost 2", "close true false"]
+            ["lost 2", "100 []", "close true false"]
         );
         assert_eq!(reader.missing(), 2);
+    }
+
+    /// A call whose last records were lost before its socket was closed was reported as aborted.
+    #[test]
+    fn a_loss_right_before_the_end_of_a_flow_is_a_hole_up_to_its_end() {
+        let mut reader = Reader::default();
+        assert_eq!(
+            seen(&mut reader, &record(KIND_DATA, 0, 0, 3, &chunk(0, 0, &[1, 2, 3]))),
+            ["100 [1, 2, 3]"]
+        );
+        // The test's records all have offset 100: the second one stands for whatever was lost.
+        assert_eq!(
+            seen(&mut reader, &record(KIND_CLOSE, FLAG_FINAL, 2, 0, &[])),
+            ["lost 1", "100 []", "close false true"]
+        );
     }
 
     #[test]
