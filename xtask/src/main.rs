@@ -8,6 +8,7 @@ mod debian;
 mod demo;
 mod fuzz;
 mod kernels;
+mod mutate;
 mod repo;
 mod setup;
 mod shell;
@@ -39,6 +40,8 @@ enum Command {
     Bench(bench::Args),
     /// Run the fuzz targets for a time.
     Fuzz(fuzz::Args),
+    /// Damage recordings by the thousand, and judge what is still said of their calls.
+    Mutate(mutate::Args),
     /// Check the frame walker on Debian's kernels, each booted in qemu.
     Kernels(kernels::Args),
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Dashboards(args) => dashboards::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Mutate(args) => mutate::run(&args),
         Command::Kernels(args) => kernels::run(&args),
     };
     match result {
