@@ -11,7 +11,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,7 +21,7 @@ impl Random {
 
     /// A number below `limit`.
     pub fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
+        (self.number() % limit.max(1) as u64) as usize
     }
 
     /// True once in `times`.
@@ -73,7 +73,7 @@ impl Traffic {
             traffic.frame(4, 0, 0, &settings);
         }
         for _ in 0..if whole { ANCHORS } else { 0 } {
-            traffic.frame(6, 0, 0, &random.next().to_be_bytes());
+            traffic.frame(6, 0, 0, &random.number().to_be_bytes());
         }
         let mut streams: Vec<Stream> = Vec::new();
         let mut next_id = stream_base;
@@ -86,23 +86,24 @@ impl Traffic {
                     next_id += 2;
                 }
                 4 => {
-                    let increment = random.next().to_be_bytes();
+                    let increment = random.number().to_be_bytes();
                     traffic.frame(8, 0, random.below(9) as u32, &increment[..4]);
                 }
-                5 => traffic.frame(6, random.below(2) as u8, 0, &random.next().to_be_bytes()),
+                5 => traffic.frame(6, random.below(2) as u8, 0, &random.number().to_be_bytes()),
                 6 => traffic.frame(2, 0, 1 + random.below(9) as u32, &[0, 0, 0, 0, 7]),
                 7 => traffic.frame(4, 1, 0, &[]),
                 8 if random.once_in(4) => {
-                    let debug: Vec<u8> = (0..8 + random.below(300)).map(|_| random.next() as u8).collect();
+                    let debug: Vec<u8> = (0..8 + random.below(300)).map(|_| random.number() as u8).collect();
                     traffic.frame(7, 0, 0, &debug);
                 }
                 9 if random.once_in(4) && !from_client => {
-                    let promised: Vec<u8> = (0..4 + random.below(60)).map(|_| random.next() as u8).collect();
+                    let promised: Vec<u8> =
+                        (0..4 + random.below(60)).map(|_| random.number() as u8).collect();
                     traffic.frame(5, 4, 1 + 2 * random.below(5) as u32, &promised);
                 }
                 10 if random.once_in(6) => {
                     // An unknown type: its header alone.
-                    let payload: Vec<u8> = (0..random.below(200)).map(|_| random.next() as u8).collect();
+                    let payload: Vec<u8> = (0..random.below(200)).map(|_| random.number() as u8).collect();
                     traffic.header(0x20, 0, 0, payload.len());
                     traffic.push(&payload, false);
                 }
@@ -164,7 +165,7 @@ impl Traffic {
             1 => 10_000 + random.below(30_000),
             _ => 20 + random.below(300),
         };
-        let block: Vec<u8> = (0..size).map(|_| random.next() as u8).collect();
+        let block: Vec<u8> = (0..size).map(|_| random.number() as u8).collect();
         let pieces = if size > 100 && random.once_in(3) { 1 + random.below(4) } else { 1 };
         let step = size.div_ceil(pieces);
         let count = block.chunks(step).count();
@@ -205,7 +206,7 @@ impl Traffic {
                 let take = stream.body.min(room);
                 stream.body -= take;
                 length += take;
-                content.push(((0..take).map(|_| random.next() as u8).collect(), false));
+                content.push(((0..take).map(|_| random.number() as u8).collect(), false));
             } else if ending || (length > 0 && random.once_in(3)) {
                 break;
             } else {

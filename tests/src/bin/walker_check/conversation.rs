@@ -159,7 +159,7 @@ impl Conversation {
             for sends in [true, false] {
                 let socket = Arc::clone(&sockets[if sends { direction } else { 1 - direction }]);
                 let traffic = Arc::clone(&traffic[direction]);
-                let mut random = Random::new(random.next());
+                let mut random = Random::new(random.number());
                 let (halfway, go) = (Arc::clone(&halfway), Arc::clone(&go));
                 let half = unseen[direction];
                 // Direction 0 sends: the client speaks; received: the server hears. Direction 1 sends: the
