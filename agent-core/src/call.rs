@@ -68,6 +68,7 @@ pub(crate) struct Stream {
 #[derive(Debug)]
 struct Request {
     method: Option<Arc<str>>,
+    method_ref: Option<u32>,
     timeout: Timeout,
     previous_attempts: Option<u32>,
     unknown_fields: Vec<EntryId>,
@@ -145,13 +146,20 @@ impl Stream {
     }
 
     /// The request's header block is complete.
-    pub(crate) fn handle_request(&mut self, block: &HeaderBlock, thread: u32, time: Timestamp) {
+    pub(crate) fn handle_request(
+        &mut self,
+        block: &HeaderBlock,
+        method_ref: Option<u32>,
+        thread: u32,
+        time: Timestamp,
+    ) {
         self.handle_sign_of_life(Peer::Client);
         // The request begins with this block: no message of it was missed, whatever was lost before.
         self.client.messages = MessageCounter::new();
         let absent = if block.has_unknown_names { Timeout::Unknown } else { Timeout::Absent };
         self.request = Some(Request {
             method: block.path.clone(),
+            method_ref,
             timeout: block.timeout.unwrap_or(absent),
             previous_attempts: block.previous_attempts,
             // Where the content type is known it is none of them.
@@ -182,6 +190,7 @@ impl Stream {
         self.handle_sign_of_life(Peer::Client);
         self.request = Some(Request {
             method: None,
+            method_ref: None,
             timeout: Timeout::Unknown,
             previous_attempts: None,
             unknown_fields: Vec::new(),
@@ -530,6 +539,7 @@ impl Stream {
             stream,
             client_flow,
             method,
+            method_ref: request.and_then(|request| request.method_ref),
             call_type,
             timeout: request.map_or(Timeout::Unknown, |request| request.timeout),
             started: request.and_then(|request| request.time),

@@ -37,6 +37,12 @@ pub(crate) struct HeaderBlock {
     pub(crate) has_unknown_names: bool,
     /// Table entries from before the join that stand for whole fields.
     pub(crate) unknown_fields: Vec<EntryId>,
+    /// There is a `:path`, known or not.
+    pub(crate) has_path: bool,
+    /// How many of `unknown_fields` stand before all fields that are known to be regular ones.
+    pub(crate) unknown_at_head: usize,
+    /// A field that is known to be a regular one was seen.
+    has_regular_field: bool,
     /// Names and values, for [`Observation::Frame`](crate::Observation::Frame).
     pub(crate) trace: Option<Vec<FieldSeen>>,
 }
@@ -73,6 +79,12 @@ impl HeaderBlock {
         }
     }
 
+    /// Of a request whose `:path` refers to an entry from before the join: the unknown entries of which it is one.
+    pub(crate) fn unknown_head(&self) -> &[EntryId] {
+        let count = if self.has_path { 0 } else { self.unknown_at_head };
+        self.unknown_fields.get(..count).unwrap_or_default()
+    }
+
     /// The fields whose value is read; of all others only the name is.
     pub(crate) fn wants(kind: NameKind) -> bool {
         matches!(
@@ -96,14 +108,19 @@ impl HeaderBlock {
             self.has_unknown_names = true;
             if field.value == Text::Unknown(name) {
                 self.unknown_fields.push(name);
+                if !self.has_regular_field {
+                    self.unknown_at_head = self.unknown_fields.len();
+                }
             }
             return;
         }
+        self.has_regular_field |= field.kind >= kind::CONTENT_TYPE;
         let value = field.value.known();
         match field.kind {
             kind::REQUEST_PSEUDO => self.is_request = true,
             kind::PATH => {
                 self.is_request = true;
+                self.has_path = true;
                 self.path = value.and_then(|path| methods.intern(path));
             }
             kind::HTTP_STATUS => {

@@ -14,6 +14,7 @@ mod methods;
 mod header_block;
 mod grpc;
 mod grpc_requests;
+mod method_refs;
 mod unseen;
 mod flow_control;
 mod call;

@@ -227,6 +227,9 @@ pub struct Call {
     /// Full method name with its leading slash (`/package.Service/Method`), if it is known. Raw text from
     /// the wire (lossy UTF-8): escape it before it is shown.
     pub method: Option<Arc<str>>,
+    /// Where the method's name is not known: a number that calls on this connection share only if they have the same
+    /// method. One method may have several numbers.
+    pub method_ref: Option<u32>,
     /// Call type by the messages seen.
     pub call_type: CallType,
     /// `grpc-timeout` as sent.

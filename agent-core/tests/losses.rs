@@ -232,3 +232,32 @@ fn h9_what_goes_over_the_limits_of_a_list_is_unknown() {
     assert_eq!((call.timeout, call.outcome), (Timeout::Unknown, Outcome::Unknown));
     assert_eq!(call.status_source, StatusSource::Unknown);
 }
+
+/// Requests whose `:path` is an entry from before the join were all one: `unresolved`.
+#[test]
+fn h8_methods_without_a_name_are_told_apart_by_the_entries_that_they_refer_to() {
+    let mut scenario = Scenario::joined_late();
+    // `:method: POST` and `:scheme: http` of the static table, the path and two constants of the dynamic one.
+    let request = |stream: u32, path: u8| {
+        frame(
+            1,
+            END_HEADERS,
+            stream,
+            &[
+                0x83, 0x86, path, 0xbe, 0x0f, 0x10, 0x10, b'a', b'p', b'p', b'l', b'i', b'c', b'a', b't',
+                b'i', b'o', b'n', b'/', b'g', b'r', b'p', b'c',
+            ],
+        )
+    };
+    for (stream, path) in [(9, 0xc0), (11, 0xc1), (13, 0xc0)] {
+        scenario.send_at_boundary(CLIENT, &request(stream, path));
+        scenario.send(CLIENT, &data(stream, END_STREAM, &message(3)));
+        scenario.send_at_boundary(SERVER, &response(stream)).send(SERVER, &trailers(stream, "0"));
+    }
+    scenario.send(CLIENT, &support::request(15, METHOD)).send(CLIENT, &data(15, END_STREAM, &message(3)));
+    scenario.send(SERVER, &response(15)).send(SERVER, &trailers(15, "0")).wait(200);
+    let calls = scenario.calls();
+    let seen: Vec<(Option<&str>, Option<u32>)> =
+        calls.iter().map(|call| (call.method.as_deref(), call.method_ref)).collect();
+    assert_eq!(seen, [(None, Some(1)), (None, Some(2)), (None, Some(1)), (Some(METHOD), None)]);
+}

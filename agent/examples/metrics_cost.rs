@@ -132,6 +132,7 @@ fn call(connection: &mut ConnectionSeries, number: u32, method: Arc<str>) {
         request: messages,
         response: messages,
         previous_attempts: None,
+        method_ref: None,
         retry_pushback: None,
         thread: 0,
     });

@@ -20,6 +20,8 @@ pub struct AfterLateJoin {
     pub reported: u64,
     /// Their method is known.
     pub method: u64,
+    /// Their method is known, or they can be told from those of other methods by a number.
+    pub grouped: u64,
     /// Their status is known.
     pub status: u64,
 }
@@ -63,6 +65,7 @@ impl AfterLateJoin {
             if reference.started.unwrap_or(reference.first_seen) >= join {
                 counts.reported += 1;
                 counts.method += u64::from(verdict.method == Says::Right);
+                counts.grouped += u64::from(verdict.method == Says::Right || call.method_ref.is_some());
                 counts.status += u64::from(verdict.status == Says::Right);
             }
         }
@@ -74,6 +77,7 @@ impl AfterLateJoin {
         self.calls += other.calls;
         self.reported += other.reported;
         self.method += other.method;
+        self.grouped += other.grouped;
         self.status += other.status;
     }
 
@@ -82,10 +86,11 @@ impl AfterLateJoin {
     pub fn row(&self, client: &str) -> String {
         let percent = |part: u64| share(part, self.calls) * 100.0;
         format!(
-            "{client:<22} {:>8} {:>9.1}% {:>7.1}% {:>7.1}%",
+            "{client:<22} {:>8} {:>9.1}% {:>7.1}% {:>9.1}% {:>7.1}%",
             self.calls,
             percent(self.reported),
             percent(self.method),
+            percent(self.grouped),
             percent(self.status)
         )
     }
@@ -95,6 +100,7 @@ impl AfterLateJoin {
             "calls": self.calls,
             "reported": share(self.reported, self.calls),
             "method": share(self.method, self.calls),
+            "method_or_number": share(self.grouped, self.calls),
             "status": share(self.status, self.calls),
         })
     }
@@ -103,7 +109,10 @@ impl AfterLateJoin {
 /// The head of a table of [`AfterLateJoin::row`]s.
 #[must_use]
 pub fn head() -> String {
-    format!("{:<22} {:>8} {:>10} {:>8} {:>8}", "joined at a third", "calls", "reported", "method", "status")
+    format!(
+        "{:<22} {:>8} {:>10} {:>8} {:>10} {:>8}",
+        "joined at a third", "calls", "reported", "method", "or number", "status"
+    )
 }
 
 /// The measurements of all clients as JSON.

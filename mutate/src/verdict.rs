@@ -70,6 +70,7 @@ pub struct Judgement {
 pub fn judge(conversation: &Conversation, watch: &Watch, view: View) -> Judgement {
     let mut judgement = Judgement::default();
     let mut streams = std::collections::HashSet::new();
+    let mut numbers = std::collections::HashMap::new();
     for Reported { call, unaware } in &watch.calls {
         let reference = conversation.reference.get(&call.stream);
         let Some(reference) = reference.filter(|_| streams.insert(call.stream)) else {
@@ -81,6 +82,12 @@ pub fn judge(conversation: &Conversation, watch: &Watch, view: View) -> Judgemen
             continue;
         };
         let mut verdict = verdict(call, reference, watch.latest(), view);
+        if let (Some(number), Some(method)) = (call.method_ref, &reference.method)
+            && *numbers.entry(number).or_insert(method) != method
+        {
+            verdict.method = Says::Wrong;
+            verdict.lies.push("method");
+        }
         if *unaware {
             let before = verdict.lies.len();
             verdict.lies.retain(|lie| matches!(*lie, "method" | "status"));

@@ -12,6 +12,7 @@ use crate::hpack::Decoder;
 use crate::http2::frame::{self, FrameFault, FrameHeader};
 use crate::http2::reader::{Event, FrameReader, Piece};
 use crate::input::{Chunk, ConnectionId, Flow, Timestamp};
+use crate::method_refs::MethodRefs;
 use crate::methods::Shapes;
 use crate::observation::{Anomaly, ConnectionStatus, ConnectionSummary, Observation, Sync};
 use crate::observer::{Shared, Timer};
@@ -68,6 +69,7 @@ pub(crate) struct Connection {
     unseen: UnseenStreams,
     shapes: Shapes,
     grpc_requests: GrpcRequests,
+    method_refs: MethodRefs,
     /// Streams that were opened, or whose doubts have gone, since bytes of the client's, or the server's, flow
     /// passed unread; `None` stands
     /// for all streams.
@@ -100,6 +102,7 @@ impl Connection {
             upgrade: None,
             shapes: Shapes::default(),
             grpc_requests: GrpcRequests::default(),
+            method_refs: MethodRefs::default(),
             goaway: None,
             calls: 0,
             opened: time,
@@ -230,6 +233,7 @@ impl Connection {
             + self.unseen.heap_bytes()
             + self.shapes.heap_bytes()
             + self.grpc_requests.heap_bytes()
+            + self.method_refs.heap_bytes()
             + since_unread * size_of::<u32>()
             + self.pings.heap_bytes()
             + self.upgrade.as_ref().map_or(0, |upgrade| upgrade.heap_bytes())

@@ -151,10 +151,12 @@ impl Connection {
             self.note_opened(id);
         }
         let credits = if known { [None, None] } else { self.open_credits(id, missed) };
+        let method_ref = block.ok().and_then(|block| self.method_refs.of(block.unknown_head()));
+        self.remembered_changed |= method_ref.is_some();
         let stream = self.streams.entry(id).or_insert_with(|| Stream::new(chunk.time, false, credits));
         match block {
             Ok(block) => {
-                stream.handle_request(block, chunk.thread, chunk.time);
+                stream.handle_request(block, method_ref, chunk.thread, chunk.time);
                 self.in_streams_bytes += stream.heap_bytes();
                 if same_content_type {
                     stream.handle_known_content_type();

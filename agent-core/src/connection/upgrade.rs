@@ -123,7 +123,7 @@ impl Connection {
             let credits = self.open_credits(STREAM, false);
             let stream =
                 self.streams.entry(STREAM).or_insert_with(|| Stream::new(request.time, false, credits));
-            stream.handle_request(&request.block, request.thread, request.time);
+            stream.handle_request(&request.block, None, request.thread, request.time);
             *stream.request_messages() = request.messages;
             stream.handle_end_of_request();
             self.settle(STREAM, chunk.time, shared);

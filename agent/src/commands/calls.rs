@@ -314,6 +314,7 @@ mod tests {
             request: messages,
             response: messages,
             previous_attempts: None,
+            method_ref: None,
             retry_pushback: None,
             thread: 0,
         };

@@ -51,6 +51,9 @@ struct CallJson<'a> {
     client: Option<&'a str>,
     server: Option<&'a str>,
     method: Option<&'a str>,
+    /// `unresolved:N`: calls of one connection share it only if they have the same method.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method_ref: Option<String>,
     call_type: &'static str,
     timeout_ns: Option<u64>,
     timeout: &'static str,
@@ -103,6 +106,7 @@ pub fn write_call<W: Write>(out: &mut W, line: &CallLine) -> io::Result<()> {
         client: line.client.as_deref(),
         server: line.server.as_deref(),
         method: call.method.as_deref(),
+        method_ref: call.method_ref.map(|number| format!("unresolved:{number}")),
         call_type: match call.call_type {
             CallType::Unary => "unary",
             CallType::ClientStream => "client_stream",

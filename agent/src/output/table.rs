@@ -214,6 +214,7 @@ mod tests {
             request: messages,
             response: Messages { exact: false, ..messages },
             previous_attempts: None,
+            method_ref: None,
             retry_pushback: None,
             thread: 0,
         };
