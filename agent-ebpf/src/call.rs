@@ -373,7 +373,6 @@ pub unsafe fn finish(ready: Ready, call: Call) {
         let Ready { walk, flow, connection, class } = ready;
         let stop = get!(walk.stop);
         let probing = get!(walk.probing) != 0;
-        set!(flow.next = get!(flow.next) + call.moved);
         if stop == 0 && get!(walk.total_left) != 0 {
             maps::count(Counter::OutOfSteps);
             set!(flow.phase = PHASE_UNSYNCED as u8);
@@ -409,6 +408,7 @@ pub unsafe fn finish(ready: Ready, call: Call) {
                 } else {
                     maps::count(Counter::Unsynced);
                 }
+                set!(flow.next = get!(flow.next) + call.moved);
                 maps::release(walk);
                 return;
             }
@@ -425,6 +425,9 @@ pub unsafe fn finish(ready: Ready, call: Call) {
         if get!(walk.open_pending) == 0 {
             set!(connection.opened = 1);
         }
+        // Last: once everything that came is counted as read, the end of the connection is told
+        // (`everything_read`), perhaps on another CPU, and nothing may follow that.
+        set!(flow.next = get!(flow.next) + call.moved);
         maps::release(walk);
     }
 }
