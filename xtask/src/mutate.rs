@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::repo;
+use crate::setup::{self, Purpose};
 use crate::shell::cmd;
 
 /// What is damaged, and how often.
@@ -29,7 +30,7 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
     /// First record all pairs of the test applications (grpcio, grpc-js, grpc-go, tonic) in target/mutate, and take
-    /// these recordings as well. Needs `cargo xtask setup`, tcpdump and root.
+    /// these recordings as well. Sets up what is missing; needs root.
     #[arg(long)]
     record: bool,
     /// Take the recordings of the last --record as well.
@@ -41,6 +42,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let folder = repo::root().join("target/mutate");
     if args.record {
+        setup::set_up(&[Purpose::Tests, Purpose::Recordings])?;
         cmd("cargo").args(["build", "--quiet", "--package", "tests", "--bins"]).dir(repo::root()).run()?;
         cmd("cargo")
             .args(["run", "--quiet", "--package", "tests", "--bin", "record_pairs", "--"])

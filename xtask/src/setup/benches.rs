@@ -10,6 +10,11 @@ pub(super) fn peers() -> Vec<Box<dyn Need>> {
     vec![Box::new(Nghttp2), Box::new(Program { name: "tshark", package: "tshark" })]
 }
 
+/// What records the traffic of the test applications, for `cargo xtask mutate --record`. Not a part of `all` either.
+pub(super) fn recorder() -> Box<dyn Need> {
+    Box::new(Program { name: "tcpdump", package: "tcpdump" })
+}
+
 /// What counts the instructions of the benches' fixed inputs.
 pub(super) fn counter() -> Box<dyn Need> {
     Box::new(Program { name: "valgrind", package: "valgrind" })

@@ -33,6 +33,8 @@ pub(crate) enum Purpose {
     Kernels,
     /// The peers of the benches; not a part of `all`.
     Benches,
+    /// What records traffic for mutations; not a part of `all`.
+    Recordings,
     All,
 }
 
@@ -68,6 +70,10 @@ pub(crate) fn set_up(purposes: &[Purpose]) -> Result<()> {
     }
     if purposes.contains(&Purpose::Benches) {
         needs.extend(benches::peers());
+    }
+
+    if purposes.contains(&Purpose::Recordings) {
+        needs.push(benches::recorder());
     }
 
     let mut installed = 0;
