@@ -42,13 +42,6 @@ pub(crate) struct Run {
     report: Option<Value>,
 }
 
-impl Run {
-    /// The backend's name, as it is given on the command line.
-    pub(super) fn backend_name(&self) -> &'static str {
-        self.backend.map_or("", Backend::name)
-    }
-}
-
 /// Judges every job of a session, those that never ran too.
 pub(super) fn judge(kernel: &str, version: (u32, u32), jobs: &[Job], session: &Session) -> Vec<Run> {
     let judge_one = |(number, job): (usize, &Job)| {
