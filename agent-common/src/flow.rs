@@ -164,7 +164,7 @@ pub struct Walk {
     pub chunk_end: u64,
     /// `CHUNK_` bits of the current chunk.
     pub chunk_flags: u64,
-    /// What the step found, see `walk.rs`.
+    /// What the step found, see `walk/`.
     pub found: u64,
 
     /// Frame headers seen whole in this call.
