@@ -11,6 +11,9 @@
 //!                            request ───────┘                                  └────► reported
 //! ```
 
+mod outcome;
+mod report;
+
 use std::sync::Arc;
 
 use crate::flow_control::Credit;
@@ -19,11 +22,8 @@ use crate::grpc::status;
 use crate::header_block::{GrpcStatus, HeaderBlock};
 use crate::hpack::EntryId;
 use crate::http2::frame::error_code;
-use crate::input::{ConnectionId, Flow, Timestamp};
-use crate::methods::{Shape, Shapes};
-use crate::observation::{
-    Call, CallStarted, CallType, EndedBy, Messages, Outcome, Protocol, RetryPushback, StatusSource, Timeout,
-};
+use crate::input::{Flow, Timestamp};
+use crate::observation::{EndedBy, Outcome, Protocol, RetryPushback, StatusSource, Timeout};
 
 /// Which end of a connection did something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -450,33 +450,6 @@ impl Stream {
             && self.end.is_some_and(|end| end.is_final || (self.client.ended && self.server.ended))
     }
 
-    /// The fact that it started, once, as soon as it is known to be gRPC.
-    pub(crate) fn take_started(
-        &mut self,
-        connection: ConnectionId,
-        stream: u32,
-        client_flow: Flow,
-    ) -> Option<CallStarted> {
-        let request = self.request.as_ref()?;
-        if self.started_reported || self.protocol != Protocol::Grpc {
-            return None;
-        }
-        self.started_reported = true;
-        Some(CallStarted {
-            connection,
-            stream,
-            client_flow,
-            method: request.method.clone(),
-            timeout: request.timeout,
-            time: request.time.unwrap_or(self.first_seen),
-        })
-    }
-
-    /// The fact of its start was reported.
-    pub(crate) fn was_reported(&self) -> bool {
-        self.started_reported
-    }
-
     /// Fields of its request that refer to entries from before the join, one of which is its content type
     /// if no other field is.
     pub(crate) fn unknown_fields(&self) -> &[EntryId] {
@@ -507,206 +480,8 @@ impl Stream {
         }
     }
 
-    /// The call as it stands; `Open` if it has not ended.
-    pub(crate) fn call(
-        &self,
-        connection: ConnectionId,
-        stream: u32,
-        client_flow: Option<Flow>,
-        shapes: &mut Shapes,
-    ) -> Call {
-        let request = self.request.as_ref();
-        let mut request_messages = self.client.messages.messages();
-        // What a client sends after the response counts until either end resets the stream.
-        let may_be_reset = self.server.ended && !self.client.ended && self.server.end_may_be_missed;
-        request_messages.exact &= request.is_some() && !may_be_reset;
-        let response_messages = self.server.messages.messages();
-        let outcome = self.end.map_or(Outcome::Open, |end| end.outcome);
-        let method = request.and_then(|request| request.method.clone());
-        let observed = Observed {
-            request: request_messages,
-            response: response_messages,
-            request_ended: self.client.ended,
-            response_ended: self.server.ended,
-        };
-        let call_type = match method.as_ref().and_then(|method| shapes.of(method)) {
-            Some(shape) => observed.call_type(shape),
-            None => observed.call_type(&mut Shape::default()),
-        };
-        let ended = self.end.filter(|end| !end.is_late);
-        Call {
-            connection,
-            stream,
-            client_flow,
-            method,
-            method_ref: request.and_then(|request| request.method_ref),
-            call_type,
-            timeout: request.map_or(Timeout::Unknown, |request| request.timeout),
-            started: request.and_then(|request| request.time),
-            first_seen: self.first_seen,
-            first_response: self.first_response,
-            ended: ended.map(|end| end.time),
-            outcome,
-            status: self.end.and_then(|end| end.status),
-            status_source: self.end.map_or(StatusSource::None, |end| end.status_source),
-            ended_by: ended.map(|end| end.ended_by),
-            rst_code: self.end.and_then(|end| end.rst_code),
-            http_status: self.http_status,
-            request: request_messages,
-            response: response_messages,
-            previous_attempts: request.and_then(|request| request.previous_attempts),
-            retry_pushback: self.retry_pushback,
-            thread: request.map_or(0, |request| request.thread),
-        }
-    }
-
     /// HTTP status of the response.
     pub(crate) fn http_status(&self) -> Option<u16> {
         self.http_status
-    }
-
-    fn status_without_trailers(&self) -> (Option<u32>, StatusSource) {
-        match self.http_status {
-            Some(http) if http != 200 => (status::from_http(http), StatusSource::Http),
-            _ => (None, StatusSource::None),
-        }
-    }
-
-    fn finish(
-        &mut self,
-        time: Timestamp,
-        status: Option<u32>,
-        status_source: StatusSource,
-        ended_by: EndedBy,
-        rst_code: Option<u32>,
-    ) {
-        if self.end.is_some() {
-            return;
-        }
-        if self.may_have_ended_before(ended_by, status, rst_code) {
-            self.end = Some(End { rst_code, ..End::unseen(time) });
-            return;
-        }
-        let mut end = End {
-            time,
-            outcome: Outcome::Unknown,
-            status,
-            status_source,
-            ended_by,
-            rst_code,
-            is_late: false,
-            is_final: rst_code.is_some() || ended_by == EndedBy::Connection || self.response_due.is_some(),
-        };
-        end.outcome = self.outcome_of(end);
-        if ended_by == EndedBy::Client {
-            end.status = match end.outcome {
-                Outcome::Deadline => Some(status::DEADLINE_EXCEEDED),
-                Outcome::Cancelled => Some(status::CANCELLED),
-                _ => None,
-            };
-        }
-        self.end = Some(end);
-    }
-
-    /// Among what was not seen may be a frame that ended the call before this end did, which then says nothing of
-    /// it: a server may answer a call that its client has reset (D5, G9), and both ends may reset a stream after the
-    /// response has ended (S3, G9).
-    fn may_have_ended_before(&self, by: EndedBy, status: Option<u32>, rst_code: Option<u32>) -> bool {
-        let (client, server) = (self.client.end_may_be_missed, self.server.end_may_be_missed);
-        match (by, rst_code, status) {
-            (EndedBy::Server, None, _) => client,
-            (EndedBy::Client, _, _) => server,
-            (EndedBy::Server, Some(_), _) | (EndedBy::Connection, _, Some(_)) => client || server,
-            (EndedBy::Connection, _, None) => self.uncertain,
-        }
-    }
-
-    fn outcome_of(&self, end: End) -> Outcome {
-        let by_reset = end.rst_code.is_some();
-        match (end.ended_by, end.status, end.rst_code) {
-            (EndedBy::Connection, Some(_), _) | (EndedBy::Server, _, Some(error_code::REFUSED_STREAM)) => {
-                Outcome::Refused
-            }
-            (EndedBy::Connection, None, _) => Outcome::Aborted,
-            (EndedBy::Client, _, Some(error_code::CANCEL)) => self.cancelled_or_deadline(end.time),
-            (EndedBy::Client, _, Some(error_code::NO_ERROR)) => Outcome::Unknown,
-            (EndedBy::Client, _, _) => Outcome::Error,
-            (EndedBy::Server, Some(status::OK), _) => Outcome::Ok,
-            (EndedBy::Server, Some(status::CANCELLED), _) => self.cancelled_or_deadline(end.time),
-            (EndedBy::Server, Some(status::DEADLINE_EXCEEDED), _) if !by_reset => Outcome::Deadline,
-            (EndedBy::Server, Some(_), _) => Outcome::Error,
-            (EndedBy::Server, None, _) if end.status_source == StatusSource::Unknown => Outcome::Unknown,
-            (EndedBy::Server, None, _) => Outcome::Error,
-        }
-    }
-
-    /// The same frames end a call that was cancelled and one whose deadline passed; the time tells (D4, D5).
-    fn cancelled_or_deadline(&self, end: Timestamp) -> Outcome {
-        let Some(request) = &self.request else { return Outcome::Unknown };
-        match (request.timeout, request.time) {
-            (Timeout::Unknown, _) | (Timeout::Ns(_), None) => Outcome::Unknown,
-            (Timeout::Absent | Timeout::Invalid, _) => Outcome::Cancelled,
-            (Timeout::Ns(timeout), Some(started)) => {
-                let left = timeout.saturating_sub(end.since(started));
-                if left <= certain_early_ns(timeout) {
-                    Outcome::Deadline
-                } else if left <= possible_early_ns(timeout) {
-                    Outcome::Unknown
-                } else {
-                    Outcome::Cancelled
-                }
-            }
-        }
-    }
-}
-
-/// A client's timer fires before the timeout that it sent has passed as seen here: the timer runs while the
-/// request waits to be written, and encoders round up (C-core by up to a fiftieth; checklist D2, D4).
-/// Measured with deadlines of 50 ms: at most 1 ms early on an idle machine, up to 9 ms with 100 calls at once on a
-/// machine that was busy with other things.
-fn certain_early_ns(timeout_ns: u64) -> u64 {
-    MILLISECOND.max(timeout_ns / 50).max((10 * MILLISECOND).min(timeout_ns / 5))
-}
-
-/// This close to its deadline a call may have been cancelled as well as have run out of time, after a
-/// request that waited for long: what it was is not known.
-fn possible_early_ns(timeout_ns: u64) -> u64 {
-    certain_early_ns(timeout_ns).max((25 * MILLISECOND).min(timeout_ns / 5 * 2))
-}
-
-const MILLISECOND: u64 = 1_000_000;
-
-/// What the wire showed of a call's messages.
-struct Observed {
-    request: Messages,
-    response: Messages,
-    request_ended: bool,
-    response_ended: bool,
-}
-
-impl Observed {
-    /// The call's type, and what it teaches about its method.
-    fn call_type(&self, shape: &mut Shape) -> CallType {
-        shape.streams_requests |= self.request.count > 1;
-        shape.streams_responses |= self.response.count > 1;
-        let complete = self.request.exact && self.response.exact && self.request_ended && self.response_ended;
-        let one_each = complete && self.request.count == 1 && self.response.count == 1;
-        match (shape.streams_requests, shape.streams_responses) {
-            (true, true) => CallType::Bidi,
-            (true, false) if self.response_ended && self.response.exact && self.response.count == 1 => {
-                CallType::ClientStream
-            }
-            (false, true) if self.request.exact && self.request_ended && self.request.count == 1 => {
-                CallType::ServerStream
-            }
-            (false, false) if one_each => {
-                shape.seen_unary = true;
-                CallType::Unary
-            }
-            (false, false) if shape.seen_unary && self.request.exact && self.request.count == 1 => {
-                CallType::Unary
-            }
-            _ => CallType::Unknown,
-        }
     }
 }

@@ -1,0 +1,123 @@
+//! What is reported of a stream: that a call started, and what it was.
+
+use super::Stream;
+use crate::input::{ConnectionId, Flow};
+use crate::methods::{Shape, Shapes};
+use crate::observation::{Call, CallStarted, CallType, Messages, Outcome, Protocol, StatusSource, Timeout};
+
+impl Stream {
+    /// The fact that it started, once, as soon as it is known to be gRPC.
+    pub(crate) fn take_started(
+        &mut self,
+        connection: ConnectionId,
+        stream: u32,
+        client_flow: Flow,
+    ) -> Option<CallStarted> {
+        let request = self.request.as_ref()?;
+        if self.started_reported || self.protocol != Protocol::Grpc {
+            return None;
+        }
+        self.started_reported = true;
+        Some(CallStarted {
+            connection,
+            stream,
+            client_flow,
+            method: request.method.clone(),
+            timeout: request.timeout,
+            time: request.time.unwrap_or(self.first_seen),
+        })
+    }
+
+    /// The fact of its start was reported.
+    pub(crate) fn was_reported(&self) -> bool {
+        self.started_reported
+    }
+
+    /// The call as it stands; `Open` if it has not ended.
+    pub(crate) fn call(
+        &self,
+        connection: ConnectionId,
+        stream: u32,
+        client_flow: Option<Flow>,
+        shapes: &mut Shapes,
+    ) -> Call {
+        let request = self.request.as_ref();
+        let mut request_messages = self.client.messages.messages();
+        // What a client sends after the response counts until either end resets the stream.
+        let may_be_reset = self.server.ended && !self.client.ended && self.server.end_may_be_missed;
+        request_messages.exact &= request.is_some() && !may_be_reset;
+        let response_messages = self.server.messages.messages();
+        let outcome = self.end.map_or(Outcome::Open, |end| end.outcome);
+        let method = request.and_then(|request| request.method.clone());
+        let observed = Observed {
+            request: request_messages,
+            response: response_messages,
+            request_ended: self.client.ended,
+            response_ended: self.server.ended,
+        };
+        let call_type = match method.as_ref().and_then(|method| shapes.of(method)) {
+            Some(shape) => observed.call_type(shape),
+            None => observed.call_type(&mut Shape::default()),
+        };
+        let ended = self.end.filter(|end| !end.is_late);
+        Call {
+            connection,
+            stream,
+            client_flow,
+            method,
+            method_ref: request.and_then(|request| request.method_ref),
+            call_type,
+            timeout: request.map_or(Timeout::Unknown, |request| request.timeout),
+            started: request.and_then(|request| request.time),
+            first_seen: self.first_seen,
+            first_response: self.first_response,
+            ended: ended.map(|end| end.time),
+            outcome,
+            status: self.end.and_then(|end| end.status),
+            status_source: self.end.map_or(StatusSource::None, |end| end.status_source),
+            ended_by: ended.map(|end| end.ended_by),
+            rst_code: self.end.and_then(|end| end.rst_code),
+            http_status: self.http_status,
+            request: request_messages,
+            response: response_messages,
+            previous_attempts: request.and_then(|request| request.previous_attempts),
+            retry_pushback: self.retry_pushback,
+            thread: request.map_or(0, |request| request.thread),
+        }
+    }
+}
+
+/// What the wire showed of a call's messages.
+struct Observed {
+    request: Messages,
+    response: Messages,
+    request_ended: bool,
+    response_ended: bool,
+}
+
+impl Observed {
+    /// The call's type, and what it teaches about its method.
+    fn call_type(&self, shape: &mut Shape) -> CallType {
+        shape.streams_requests |= self.request.count > 1;
+        shape.streams_responses |= self.response.count > 1;
+        let complete = self.request.exact && self.response.exact && self.request_ended && self.response_ended;
+        let one_each = complete && self.request.count == 1 && self.response.count == 1;
+        match (shape.streams_requests, shape.streams_responses) {
+            (true, true) => CallType::Bidi,
+            (true, false) if self.response_ended && self.response.exact && self.response.count == 1 => {
+                CallType::ClientStream
+            }
+            (false, true) if self.request.exact && self.request_ended && self.request.count == 1 => {
+                CallType::ServerStream
+            }
+            (false, false) if one_each => {
+                shape.seen_unary = true;
+                CallType::Unary
+            }
+            (false, false) if shape.seen_unary && self.request.exact && self.request.count == 1 => {
+                CallType::Unary
+            }
+            _ => CallType::Unknown,
+        }
+    }
+}
