@@ -71,8 +71,7 @@ pub(crate) struct Connection {
     grpc_requests: GrpcRequests,
     method_refs: MethodRefs,
     /// Streams that were opened, or whose doubts have gone, since bytes of the client's, or the server's, flow
-    /// passed unread; `None` stands
-    /// for all streams.
+    /// passed unread; `None` stands for all streams.
     since_unread: [Option<Vec<u32>>; 2],
     /// It began with HTTP/1.1.
     upgrade: Option<Box<Upgrade>>,
