@@ -21,6 +21,7 @@ mod call;
 mod connection;
 pub mod observer;
 pub mod observation;
+pub mod detectors;
 mod steps;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use agent::metrics::{ConnectionSeries, Format, Metrics, SeriesLimits, Workload};
 use agent_core::observation::{
     Call, CallStarted, CallType, ConnectionStatus, EndedBy, Messages, Outcome, StatusSource, Sync, Timeout,
+    Traces,
 };
 use agent_core::{ConnectionId, Flow, Timestamp};
 
@@ -109,6 +110,9 @@ fn call(connection: &mut ConnectionSeries, number: u32, method: Arc<str>) {
         client_flow: Flow::Received,
         method: Some(Arc::clone(&method)),
         timeout: Timeout::Ns(5_000_000_000),
+        previous_attempts: None,
+        traces: Traces::default(),
+        thread: 0,
         time,
     });
     let messages = Messages { count: 1, bytes: u64::from(number % 4096), exact: true };

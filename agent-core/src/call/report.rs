@@ -3,7 +3,9 @@
 use super::Stream;
 use crate::input::{ConnectionId, Flow};
 use crate::methods::{Shape, Shapes};
-use crate::observation::{Call, CallStarted, CallType, Messages, Outcome, Protocol, StatusSource, Timeout};
+use crate::observation::{
+    Call, CallStarted, CallType, Messages, Outcome, Protocol, StatusSource, Timeout, Traces,
+};
 
 impl Stream {
     /// The fact that it started, once, as soon as it is known to be gRPC.
@@ -24,6 +26,9 @@ impl Stream {
             client_flow,
             method: request.method.clone(),
             timeout: request.timeout,
+            previous_attempts: request.previous_attempts,
+            traces: Traces::default(),
+            thread: request.thread,
             time: request.time.unwrap_or(self.first_seen),
         })
     }

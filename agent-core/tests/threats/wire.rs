@@ -177,7 +177,14 @@ impl Feeder {
                 | Observation::ExchangeEnded(_)
                 | Observation::Frame(_)
                 | Observation::Goaway(_)
-                | Observation::PingAnswered(_) => {}
+                | Observation::PingAnswered(_)
+                | Observation::PingUnanswered(_)
+                | Observation::RequestEnded(_)
+                | Observation::LateWork(_)
+                | Observation::Authority(_)
+                | Observation::Intermediary(_)
+                | Observation::Stalled(_)
+                | Observation::AtStreamLimit(_) => {}
             }
         }
     }

@@ -282,7 +282,16 @@ impl<W: Write> OneFile<'_, W> {
                     }
                     self.write_frames()
                 }
-                Observation::CallStarted(_) | Observation::Goaway(_) | Observation::PingAnswered(_) => Ok(()),
+                Observation::CallStarted(_)
+                | Observation::Goaway(_)
+                | Observation::PingAnswered(_)
+                | Observation::PingUnanswered(_)
+                | Observation::RequestEnded(_)
+                | Observation::LateWork(_)
+                | Observation::Authority(_)
+                | Observation::Intermediary(_)
+                | Observation::Stalled(_)
+                | Observation::AtStreamLimit(_) => Ok(()),
             };
             if self.written.is_ok() {
                 self.written = result;

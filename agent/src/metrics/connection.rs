@@ -69,7 +69,14 @@ impl ConnectionSeries {
             Observation::Frame(_)
             | Observation::Anomaly(_)
             | Observation::Goaway(_)
-            | Observation::PingAnswered(_) => {}
+            | Observation::PingAnswered(_)
+            | Observation::PingUnanswered(_)
+            | Observation::RequestEnded(_)
+            | Observation::LateWork(_)
+            | Observation::Authority(_)
+            | Observation::Intermediary(_)
+            | Observation::Stalled(_)
+            | Observation::AtStreamLimit(_) => {}
         }
     }
 

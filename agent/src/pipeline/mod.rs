@@ -1,12 +1,14 @@
 //! Runs the core on what is captured, and joins what it says with who it is about.
 //!
-//! In: [`Captured`]. Out, to a [`Listener`]: observations, each with its connection's [`Subject`].
+//! In: [`Captured`]. Out, to a [`Listener`]: observations, each with its connection's [`Subject`], and what the detectors
+//! find in them.
 
 mod subject;
 mod watch;
 
 use foldhash::HashMap;
 
+use agent_core::detectors::{Detectors, Finding, Thresholds};
 use agent_core::{ConnectionId, Limits, Observation, Observer, Timestamp};
 
 use crate::capture::kernel::Captured;
@@ -30,12 +32,17 @@ pub trait Listener {
         connection: &mut Self::Connection,
         observation: Observation,
     );
+
+    /// A detector has spoken. Nothing does in a pipeline without detectors.
+    fn handle_finding(&mut self, _finding: Finding) {}
 }
 
 /// The core with the connections that it follows.
 #[derive(Debug)]
 pub struct Pipeline<L: Listener> {
     observer: Observer,
+    /// For those who want findings.
+    detectors: Option<Detectors>,
     identities: Identities,
     subjects: HashMap<ConnectionId, (Subject, L::Connection)>,
     listener: L,
@@ -45,7 +52,19 @@ impl<L: Listener> Pipeline<L> {
     /// A pipeline that has seen nothing yet.
     #[must_use]
     pub fn new(limits: Limits, identities: Identities, listener: L) -> Self {
-        Pipeline { observer: Observer::new(limits), identities, subjects: HashMap::default(), listener }
+        Pipeline {
+            observer: Observer::new(limits),
+            detectors: None,
+            identities,
+            subjects: HashMap::default(),
+            listener,
+        }
+    }
+
+    /// The same with detectors.
+    #[must_use]
+    pub fn with_detectors(self, thresholds: Thresholds) -> Self {
+        Pipeline { detectors: Some(Detectors::new(thresholds)), ..self }
     }
 
     /// Takes what was captured.
@@ -69,6 +88,9 @@ impl<L: Listener> Pipeline<L> {
                     if !self.observer.is_following(connection) {
                         // None of its bytes was seen, so the core will never say that it ended.
                         self.subjects.remove(&connection);
+                        if let Some(detectors) = &mut self.detectors {
+                            detectors.forget(connection);
+                        }
                     }
                 }
             }
@@ -82,6 +104,12 @@ impl<L: Listener> Pipeline<L> {
     pub fn handle_timeout(&mut self, now: Timestamp) {
         self.observer.handle_timeout(now);
         self.drain();
+        if let Some(detectors) = &mut self.detectors
+            && detectors.poll_timeout().is_some_and(|due| due <= now)
+        {
+            detectors.handle_timeout(&self.observer, now);
+            self.drain_findings();
+        }
     }
 
     /// Nothing more will be captured: what is open is reported as open.
@@ -109,13 +137,19 @@ impl<L: Listener> Pipeline<L> {
 
     fn follow(&mut self, subject: Subject) {
         let connection = self.listener.handle_connection(&subject);
+        if let Some(detectors) = &mut self.detectors {
+            detectors.handle_connection(subject.connection, subject.party());
+        }
         self.subjects.insert(subject.connection, (subject, connection));
     }
 
     fn drain(&mut self) {
         while let Some(observation) = self.observer.poll_observation() {
-            let id = connection_of(&observation);
+            let id = observation.connection();
             let ended = matches!(observation, Observation::ConnectionEnded(_));
+            if let Some(detectors) = &mut self.detectors {
+                detectors.handle_observation(&observation);
+            }
             if let Some((subject, connection)) = self.subjects.get_mut(&id) {
                 self.listener.handle_observation(subject, connection, observation);
             }
@@ -123,19 +157,13 @@ impl<L: Listener> Pipeline<L> {
                 self.subjects.remove(&id);
             }
         }
+        self.drain_findings();
     }
-}
 
-fn connection_of(observation: &Observation) -> ConnectionId {
-    match observation {
-        Observation::Connection(status) => status.connection,
-        Observation::CallStarted(started) => started.connection,
-        Observation::CallEnded(call) => call.connection,
-        Observation::ExchangeEnded(exchange) => exchange.connection,
-        Observation::Frame(frame) => frame.connection,
-        Observation::Anomaly(anomaly) => anomaly.connection,
-        Observation::Goaway(goaway) => goaway.connection,
-        Observation::PingAnswered(ping) => ping.connection,
-        Observation::ConnectionEnded(summary) => summary.connection,
+    fn drain_findings(&mut self) {
+        let Some(detectors) = &mut self.detectors else { return };
+        while let Some(finding) = detectors.poll_finding() {
+            self.listener.handle_finding(finding);
+        }
     }
 }

@@ -4,9 +4,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use agent_common::ring::Endpoints;
+use agent_core::detectors::{End, Owner, Party, ProcessId};
 use agent_core::{ConnectionId, Flow};
 
 use crate::identity::{Identities, Identity};
+
+/// Process ids are below 2^22 (proc_pid_max(5), `kernel.pid_max`).
+const PID_BITS: u32 = 22;
 
 /// A connection's process and addresses, as the observed socket sees them.
 #[derive(Clone, Debug)]
@@ -19,24 +23,6 @@ pub struct Subject {
     pub ends: Option<(End, End)>,
 }
 
-/// One end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// TCP.
-    Address(SocketAddr),
-    /// A Unix stream socket.
-    Unix,
-}
-
-impl std::fmt::Display for End {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            End::Address(address) => address.fmt(f),
-            End::Unix => f.write_str("unix"),
-        }
-    }
-}
-
 impl Subject {
     pub(super) fn new(
         connection: ConnectionId,
@@ -46,6 +32,19 @@ impl Subject {
     ) -> Subject {
         let comm = endpoints.map(|ends| comm(&ends.comm)).unwrap_or_default();
         Subject { connection, process: identities.identify(pid, &comm), ends: endpoints.map(ends) }
+    }
+
+    /// The same, as the detectors want to know it. A process that had gone before it could be looked at has no number that
+    /// would never be used again.
+    pub(super) fn party(&self) -> Party {
+        let process = &self.process;
+        let owner = process.start_ticks.map(|start_ticks| {
+            Arc::new(Owner {
+                process: ProcessId(start_ticks << PID_BITS | u64::from(process.pid)),
+                workload: Arc::from(process.service_name.as_str()),
+            })
+        });
+        Party { owner, ends: self.ends }
     }
 
     /// The client's end and the server's, once it is known which is which.
