@@ -9,7 +9,7 @@
 //! retroactively (§6.9.2). Every frame costs a few additions.
 //!
 //! SETTINGS count from when they are seen, not from their acknowledgement: until then the sender may not know of them.
-//! It does not judge stalls.
+//! When a window is empty and its sender has to wait is followed in `connection/stalls.rs`.
 
 use crate::input::Flow;
 
@@ -42,6 +42,10 @@ struct Sender {
     initial: Option<i64>,
     /// Window of the connection.
     connection: Option<Window>,
+    /// The largest that it has been.
+    connection_largest: Window,
+    /// Its peer has made SETTINGS_INITIAL_WINDOW_SIZE smaller, and it may not know yet: it may send more than it may.
+    has_shrunk: bool,
 }
 
 /// Early credits that are remembered.
@@ -76,22 +80,31 @@ fn index(flow: Flow) -> usize {
 impl FlowControl {
     /// A connection that is seen from its start.
     pub(crate) fn new() -> FlowControl {
-        let sender = Sender { initial: Some(INITIAL_WINDOW), connection: Some(INITIAL_WINDOW) };
+        let sender = Sender {
+            initial: Some(INITIAL_WINDOW),
+            connection: Some(INITIAL_WINDOW),
+            connection_largest: INITIAL_WINDOW,
+            has_shrunk: false,
+        };
         FlowControl { senders: [sender; 2], early: Vec::new(), early_forgotten: 0 }
     }
 
     /// A DATA frame of this payload length, padding included, is sent in `flow`: on whatever stream it is, also on
-    /// one that was reset, it counts for the connection (W2, W6).
-    pub(crate) fn handle_data(&mut self, flow: Flow, length: u32) {
-        if let Some(window) = &mut self.sender(flow).connection {
+    /// one that was reset, it counts for the connection (W2, W6). What is left of that window, and what streams start with.
+    pub(crate) fn handle_data(&mut self, flow: Flow, length: u32) -> (Option<Window>, Option<i64>) {
+        let sender = self.sender(flow);
+        if let Some(window) = &mut sender.connection {
             *window = window.saturating_sub(i64::from(length));
         }
+        (sender.connection, sender.initial)
     }
 
     /// WINDOW_UPDATE on stream 0, seen in `flow`: its receiver may send more.
     pub(crate) fn handle_connection_update(&mut self, flow: Flow, increment: u32) -> Option<WindowFault> {
-        let window = self.sender(flow.opposite()).connection.as_mut();
-        grant(window, 0, increment)
+        let sender = self.sender(flow.opposite());
+        let fault = grant(sender.connection.as_mut(), 0, increment);
+        sender.connection_largest = sender.connection_largest.max(sender.connection.unwrap_or_default());
+        fault
     }
 
     /// WINDOW_UPDATE on a stream, seen in `flow`; `credit` is that of the other flow's sender.
@@ -142,7 +155,9 @@ impl FlowControl {
         if value > LARGEST_WINDOW {
             return Some(WindowFault::TooLarge);
         }
-        self.sender(flow.opposite()).initial = Some(i64::from(value));
+        let sender = self.sender(flow.opposite());
+        sender.has_shrunk |= sender.initial.is_none_or(|before| i64::from(value) < before);
+        sender.initial = Some(i64::from(value));
         None
     }
 
@@ -182,6 +197,27 @@ impl FlowControl {
             Flow::Received => (received, credits[1]),
         };
         Some(sender.initial?.saturating_add(credit?))
+    }
+
+    /// The largest that the connection's window of the sender of `flow` has been, if it is known now.
+    pub(crate) fn largest_connection_window(&self, flow: Flow) -> Option<Window> {
+        let sender = self.senders.get(index(flow))?;
+        sender.connection.map(|_| sender.connection_largest)
+    }
+
+    /// What streams of the sender of `flow` start with.
+    pub(crate) fn initial_window(&self, flow: Flow) -> Option<Window> {
+        self.senders.get(index(flow))?.initial
+    }
+
+    /// The sender of `flow` has acknowledged all SETTINGS.
+    pub(crate) fn handle_settings_acknowledged(&mut self, flow: Flow) {
+        self.sender(flow).has_shrunk = false;
+    }
+
+    /// The sender of `flow` may not know yet that windows of streams have become smaller.
+    pub(crate) fn has_shrunk(&self, flow: Flow) -> bool {
+        self.senders.get(index(flow)).is_some_and(|sender| sender.has_shrunk)
     }
 
     /// Heap bytes that are held now.

@@ -11,6 +11,8 @@ pub struct Limits {
     pub state_bytes: usize,
     /// Open streams followed on one connection; above it new streams are counted as evicted.
     pub streams_per_connection: usize,
+    /// Empty windows of streams that are followed on one connection at once; above it stalls are counted, not measured.
+    pub stalls_per_connection: usize,
     /// Bytes of a header block that are reassembled over HEADERS and CONTINUATION frames.
     pub header_block_bytes: usize,
     /// Largest HPACK dynamic table that is kept for one direction, whatever SETTINGS allow.
@@ -38,6 +40,7 @@ impl Default for Limits {
             connections: 65_536,
             state_bytes: 128 * 1024 * 1024,
             streams_per_connection: 4_096,
+            stalls_per_connection: 256,
             header_block_bytes: 128 * 1024,
             hpack_table_bytes: 64 * 1024,
             header_list_bytes: 64 * 1024,

@@ -1,7 +1,7 @@
 //! Takes chunks, keeps the connections, hands out observations.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
 
 use foldhash::quality::RandomState;
 
@@ -10,7 +10,7 @@ use crate::connection::{Connection, Finish};
 use crate::input::{Chunk, ConnectionId, Timestamp};
 use crate::limits::Limits;
 use crate::methods::Methods;
-use crate::observation::{Anomaly, Observation};
+use crate::observation::{Anomaly, Observation, Stall};
 
 /// Follows any number of connections.
 ///
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) methods: Methods,
     pub(crate) observations: VecDeque<Observation>,
     pub(crate) trace_frames: bool,
+    /// Connections with an empty window.
+    pub(crate) stalled: BTreeSet<ConnectionId>,
     timers: BinaryHeap<Reverse<(Timestamp, Timer)>>,
     /// When there are more timers than this, those that have become void are thrown away.
     timers_bound: usize,
@@ -76,6 +78,7 @@ impl Observer {
                 limits,
                 observations: VecDeque::new(),
                 trace_frames: false,
+                stalled: BTreeSet::new(),
                 timers: BinaryHeap::new(),
                 timers_bound: TIMERS_FIRST_LOOK,
             },
@@ -163,6 +166,15 @@ impl Observer {
     /// The next observation, oldest first.
     pub fn poll_observation(&mut self) -> Option<Observation> {
         self.shared.observations.pop_front()
+    }
+
+    /// Stalls that last: of senders that certainly have something to send. Costs nothing where there are none.
+    pub fn visit_open_stalls(&self, mut visit: impl FnMut(Stall)) {
+        for id in &self.shared.stalled {
+            if let Some(connection) = self.connections.get(id) {
+                connection.visit_open_stalls(&mut visit);
+            }
+        }
     }
 
     /// When [`Observer::handle_timeout`] wants to be called next.

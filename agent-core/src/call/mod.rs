@@ -381,10 +381,10 @@ impl Stream {
     }
 
     /// DATA of this payload length was sent in `flow`.
-    pub(crate) fn handle_data_length(&mut self, flow: Flow, length: u32) {
-        if let Some(credit) = self.credit(flow) {
-            *credit = credit.saturating_sub(i64::from(length));
-        }
+    pub(crate) fn handle_data_length(&mut self, flow: Flow, length: u32) -> Credit {
+        let credit = self.credit(flow);
+        *credit = credit.map(|credit| credit.saturating_sub(i64::from(length)));
+        *credit
     }
 
     /// A frame was seen that nobody sends on a stream that he has reset, nor a server after its END_STREAM (RFC
@@ -403,6 +403,19 @@ impl Stream {
     /// One of its directions has ended inside a message (checklist G3).
     pub(crate) fn is_cut_short(&self) -> bool {
         [&self.client, &self.server].iter().any(|half| half.ended && half.messages.is_inside_a_message())
+    }
+
+    /// A message of one direction has begun and is not complete, for certain.
+    pub(crate) fn is_inside_message(&self, from: Peer) -> bool {
+        match from {
+            Peer::Client => self.client.messages.is_inside_a_message(),
+            Peer::Server => self.server.messages.is_inside_a_message(),
+        }
+    }
+
+    /// Its method, if it is known.
+    pub(crate) fn method(&self) -> Option<Arc<str>> {
+        self.request.as_ref()?.method.clone()
     }
 
     /// One direction may have carried more than was seen.

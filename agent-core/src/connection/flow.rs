@@ -31,11 +31,20 @@ pub(super) struct FlowState {
     /// SETTINGS_HEADER_TABLE_SIZE in force for this flow's encoder, if it is known.
     pub(super) table_size: Option<u32>,
     /// The same as sent by the other side and not yet acknowledged in this flow; an entry for each SETTINGS frame.
-    pub(super) table_sizes: VecDeque<Option<u32>>,
+    pub(super) table_sizes: VecDeque<Unacknowledged>,
     /// SETTINGS of this flow may have been missed.
     pub(super) settings_missed: bool,
     pub(super) hole_bytes: u64,
     pub(super) desyncs: u64,
+}
+
+/// A SETTINGS frame.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unacknowledged {
+    /// SETTINGS_HEADER_TABLE_SIZE, if it is in it.
+    pub(super) table_size: Option<u32>,
+    /// When it was sent; `None` if the next acknowledgement may be that of another frame.
+    pub(super) sent: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -88,7 +97,11 @@ impl FlowState {
     /// than it was told once it has acknowledged that (RFC 9113 §6.5.3): until then both are allowed.
     pub(super) fn apply_table_size(&mut self) {
         if let Some(acknowledged) = self.table_size {
-            let largest = self.table_sizes.iter().flatten().fold(acknowledged, |a, b| a.max(*b));
+            let largest = self
+                .table_sizes
+                .iter()
+                .filter_map(|settings| settings.table_size)
+                .fold(acknowledged, u32::max);
             self.hpack.set_settings_limit(largest);
         }
     }
@@ -98,7 +111,7 @@ impl FlowState {
         self.reader.heap_bytes()
             + self.hpack.heap_bytes()
             + self.block.as_ref().map_or(0, |block| size_of::<PartialBlock>() + block.fragments.capacity())
-            + self.table_sizes.capacity() * size_of::<Option<u32>>()
+            + self.table_sizes.capacity() * size_of::<Unacknowledged>()
     }
 
     /// The frame is longer than the other side ever allowed (RFC 9113 §4.2).

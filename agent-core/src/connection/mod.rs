@@ -24,6 +24,7 @@ mod goaway;
 mod header_blocks;
 mod pings;
 mod settings;
+mod stalls;
 mod streams;
 mod trace;
 mod upgrade;
@@ -31,6 +32,7 @@ mod windows;
 
 use flow::{FlowState, index};
 use pings::Pings;
+use stalls::{Left, Stalls};
 use upgrade::Upgrade;
 
 /// A connection of which at least one byte was seen.
@@ -66,6 +68,7 @@ pub(crate) struct Connection {
     /// What [`Connection::heap_bytes`] was when the observer last asked.
     pub(crate) counted_bytes: usize,
     flow_control: FlowControl,
+    stalls: Stalls,
     unseen: UnseenStreams,
     shapes: Shapes,
     grpc_requests: GrpcRequests,
@@ -96,6 +99,7 @@ impl Connection {
             streams: HashMap::default(),
             unseen: UnseenStreams::default(),
             flow_control: FlowControl::new(),
+            stalls: Stalls::default(),
             binary_metadata: [Some(false); 2],
             pings: Pings::default(),
             upgrade: None,
@@ -182,6 +186,10 @@ impl Connection {
     /// Reports everything that is left. `lost` says that the connection did not end but was given up.
     pub(crate) fn finish(&mut self, time: Timestamp, how: Finish, shared: &mut Shared) {
         let closed = self.closing;
+        match how {
+            Finish::Ended => self.finish_stalls(Some(closed.unwrap_or(time)), shared),
+            Finish::EndOfObservation | Finish::Evicted => self.finish_stalls(closed, shared),
+        }
         let mut ids: Vec<u32> = self.streams.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
@@ -235,6 +243,7 @@ impl Connection {
             + self.method_refs.heap_bytes()
             + since_unread * size_of::<u32>()
             + self.pings.heap_bytes()
+            + self.stalls.heap_bytes()
             + self.upgrade.as_ref().map_or(0, |upgrade| upgrade.heap_bytes())
     }
 
@@ -297,12 +306,17 @@ impl Connection {
             }
             Event::DataEnd(header) => {
                 let ends = header.has(frame::END_STREAM);
-                self.flow_control.handle_data(chunk.flow, header.length);
+                let (connection, initial) = self.flow_control.handle_data(chunk.flow, header.length);
+                let mut left = Left { stream: None, connection };
                 if let Some((stream, peer)) = self.stream_of_data(header, chunk, shared) {
-                    stream.handle_data_length(chunk.flow, header.length);
+                    let credit = stream.handle_data_length(chunk.flow, header.length);
+                    left.stream = initial.zip(credit).map(|(initial, credit)| initial.saturating_add(credit));
                     if ends {
                         stream.handle_end_of_data(peer, chunk.time);
                     }
+                }
+                if left.is_nothing() || !self.stalls.is_empty() {
+                    self.handle_used_windows(header, &left, chunk, shared);
                 }
                 self.trace(header, &[], None, chunk, shared);
                 if ends {
@@ -375,6 +389,7 @@ impl Connection {
     /// opened others.
     fn handle_unread(&mut self, chunk: &Chunk<'_>, shared: &mut Shared) {
         self.lose_frames(chunk.flow, chunk.time);
+        self.lose_stalls(|_, _| true, chunk, shared);
         let unread_at = &mut self.flows[index(chunk.flow)].unread_at;
         *unread_at = (*unread_at).max(Some(chunk.time));
         // Streams are followed only once it is known whose flow this is.

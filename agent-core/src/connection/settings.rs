@@ -1,10 +1,11 @@
 //! SETTINGS: what each end allows the other (RFC 9113 §6.5; checklist F6).
 
 use super::Connection;
-use super::flow::{DEFAULT_FRAME_SIZE, UNACKNOWLEDGED_SETTINGS, index};
+use super::flow::{DEFAULT_FRAME_SIZE, UNACKNOWLEDGED_SETTINGS, Unacknowledged, index};
 use crate::http2::frame::{self, FrameHeader};
 use crate::http2::settings;
 use crate::input::{Chunk, Flow};
+use crate::observation::Window;
 use crate::observer::Shared;
 
 impl Connection {
@@ -38,12 +39,15 @@ impl Connection {
         let at = index(chunk.flow);
         if !whole {
             self.forget_settings(chunk.flow);
+            let sender = chunk.flow.opposite();
+            self.lose_stalls(|flow, window| flow == sender && window == Window::Stream, chunk, shared);
             return;
         }
         if !self.flows[at].settings_missed {
             // Until SETTINGS were seen nothing is too long: the two flows may be seen out of step.
             self.flows[index(chunk.flow.opposite())].frame_size.get_or_insert(DEFAULT_FRAME_SIZE);
         }
+        let initial_window = self.flow_control.initial_window(chunk.flow.opposite());
         for (id, value) in settings::entries(payload) {
             match id {
                 settings::MAX_FRAME_SIZE => {
@@ -59,6 +63,7 @@ impl Connection {
                 _ => {}
             }
         }
+        self.handle_initial_window_changed(initial_window, chunk, shared);
     }
 
     /// SETTINGS of `flow` may have been missed.
@@ -85,9 +90,19 @@ impl Connection {
         }
         if header.has(frame::ACK) {
             let state = &mut self.flows[index(chunk.flow)];
-            if let Some(Some(size)) = state.table_sizes.pop_front() {
+            let Some(acknowledged) = state.table_sizes.pop_front() else { return };
+            if state.table_sizes.is_empty() {
+                self.flow_control.handle_settings_acknowledged(chunk.flow);
+            }
+            if let Some(size) = acknowledged.table_size {
                 state.table_size = Some(size);
                 state.apply_table_size();
+            }
+            // It is the first that is open (RFC 9113 §6.5.3), if neither of them was missed.
+            if let Some(sent) = acknowledged.sent
+                && self.flows.iter().all(|flow| !flow.settings_missed)
+            {
+                self.stalls.round_trips.note(chunk.flow.opposite(), chunk.time.since(sent));
             }
             return;
         }
@@ -98,8 +113,12 @@ impl Connection {
         let other = &mut self.flows[index(chunk.flow.opposite())];
         if other.table_sizes.len() >= UNACKNOWLEDGED_SETTINGS {
             other.table_sizes.pop_front();
+            other.table_sizes.iter_mut().for_each(|settings| settings.sent = None);
         }
-        other.table_sizes.push_back(size);
+        // With one that was forgotten, acknowledgements are one off until all have come.
+        let is_in_order = other.table_sizes.iter().all(|settings| settings.sent.is_some());
+        let sent = is_in_order.then_some(chunk.time);
+        other.table_sizes.push_back(Unacknowledged { table_size: size, sent });
         if size.is_some() {
             other.apply_table_size();
         }

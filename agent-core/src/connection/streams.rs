@@ -278,14 +278,23 @@ impl Connection {
         {
             shared.observations.push_back(Observation::CallStarted(started));
         }
-        if stream.is_complete() {
+        let (is_complete, is_ending) = (stream.is_complete(), stream.is_ending() && stream.has_request());
+        if !self.stalls.is_empty() && stream.has_ended() {
+            self.end_stalls_of(id, time, shared);
+        }
+        if is_complete {
             self.remove(id, shared);
-        } else if stream.is_ending() && stream.has_request() {
+        } else if is_ending {
             shared.set_timer(time.plus(shared.limits.ending_ns), Timer::Stream(self.id, id));
         }
     }
 
     pub(super) fn remove(&mut self, id: u32, shared: &mut Shared) {
+        if !self.stalls.is_empty()
+            && let Some(stream) = self.streams.get(&id)
+        {
+            self.end_stalls_of(id, stream.last_seen, shared);
+        }
         if let Some(stream) = self.streams.remove(&id) {
             self.in_streams_bytes -= stream.heap_bytes();
             self.remembered_changed |= self.unseen.may_have_missed();

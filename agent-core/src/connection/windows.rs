@@ -5,7 +5,7 @@ use crate::call::Peer;
 use crate::flow_control::{Credit, WindowFault};
 use crate::http2::frame::{self, FrameHeader};
 use crate::input::{Chunk, Flow, Timestamp};
-use crate::observation::{Sync, WindowsSeen};
+use crate::observation::{StallEnd, Sync, Window, WindowsSeen};
 use crate::observer::Shared;
 
 impl Connection {
@@ -28,6 +28,11 @@ impl Connection {
         };
         if let Some(fault) = fault {
             self.anomaly(header.stream, fault.kind(), chunk, shared);
+        }
+        if !self.stalls.is_empty() {
+            let window = if header.stream == 0 { Window::Connection } else { Window::Stream };
+            let credit = (StallEnd::WindowUpdate, u64::from(increment.unwrap_or_default()));
+            self.handle_granted(window, header.stream, credit, chunk, shared);
         }
     }
 

@@ -13,7 +13,7 @@ pub use connection::{
     AtStreamLimit, Authority, ConnectionStatus, ConnectionSummary, FlowSummary, Goaway, GoawayReason,
     Intermediary, IntermediarySeen, PingAnswered, PingKind, PingUnanswered,
 };
-pub use flow_control::{Stall, Window};
+pub use flow_control::{Holder, RoundTrips, Stall, StallEnd, Window};
 pub use frame::{FieldSeen, FrameSeen, WindowsSeen};
 
 use crate::input::{ConnectionId, Flow, Timestamp};

@@ -296,3 +296,39 @@ fn t20_chunks_that_pass_unread_do_not_cost_a_step_for_each_stream() {
     // Looking at each stream for each chunk takes hundreds of times as long.
     assert!(many <= few * 20, "{few:?}, {many:?}");
 }
+
+#[test]
+fn t6_windows_that_are_empty_all_the_time_cost_as_little_with_many_streams() {
+    let mut took = [Duration::ZERO; 2];
+    for (took, streams) in took.iter_mut().zip([10u32, 4_000]) {
+        let mut feeder = Feeder::connected();
+        let settings = [0, 4, 0x7f, 0xff, 0xff, 0xff];
+        feeder.send(SERVER, &frame(SETTINGS, 0, 0, &settings));
+        for number in 0..streams {
+            feeder.send(CLIENT, &request(2 * number + 1, "/a.B/C"));
+            // The beginning of a long message.
+            feeder.send(CLIENT, &frame(DATA, 0, 2 * number + 1, &[0, 0, 0xff, 0xff, 0xff, 0]));
+        }
+        let used = 6 * streams as usize;
+        feeder.send(
+            CLIENT,
+            &vec![0; 65_535 - used].chunks(16_384).fold(Vec::new(), |mut frames, part| {
+                frames.extend(frame(DATA, 0, 1, part));
+                frames
+            }),
+        );
+        // Each octet of credit is used at once, so that each pair of frames is a stall.
+        let credit = frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]);
+        let octet = frame(DATA, 0, 1, &[0]);
+        *took = processor::time_of(|| {
+            for _ in 0..20_000 {
+                feeder.send(SERVER, &credit);
+                feeder.send(CLIENT, &octet);
+            }
+        });
+        assert_eq!(feeder.said.stalls, 20_000);
+    }
+    let [few, many] = took;
+    println!("T6, empty windows: {few:?} with 10 streams, {many:?} with 4,000");
+    assert!(many <= few * 8, "{many:?} with 4,000 streams, {few:?} with 10");
+}

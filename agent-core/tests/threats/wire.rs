@@ -77,6 +77,8 @@ pub(crate) fn trailers_only(stream: u32, status: &str) -> Vec<u8> {
 /// How often each thing was said.
 #[derive(Debug, Default)]
 pub(crate) struct Said {
+    /// Empty windows that opened again.
+    pub(crate) stalls: u64,
     pub(crate) started: u64,
     pub(crate) ended: u64,
     pub(crate) connections_ended: u64,
@@ -172,6 +174,7 @@ impl Feeder {
                     self.said.last_method = call.method.as_deref().map(str::to_owned);
                 }
                 Observation::ConnectionEnded(_) => self.said.connections_ended += 1,
+                Observation::Stalled(_) => self.said.stalls += 1,
                 Observation::Anomaly(anomaly) => *self.said.anomalies.entry(anomaly.kind).or_default() += 1,
                 Observation::Connection(_)
                 | Observation::ExchangeEnded(_)
@@ -183,7 +186,6 @@ impl Feeder {
                 | Observation::LateWork(_)
                 | Observation::Authority(_)
                 | Observation::Intermediary(_)
-                | Observation::Stalled(_)
                 | Observation::AtStreamLimit(_) => {}
             }
         }
