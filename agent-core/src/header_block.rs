@@ -1,8 +1,9 @@
 //! What the core wants to know of a decoded header block, and nothing else: values of other fields are
-//! never kept (threat T13).
+//! never kept, and of trace ids only their hashes are (threat T13).
 
 use std::sync::Arc;
 
+use crate::grpc::trace_context::{Format, TraceHasher, TraceIds};
 use crate::grpc::{content_type, retry, timeout};
 use crate::hpack::{EntryId, Field, NameKind, Text};
 use crate::methods::Methods;
@@ -31,6 +32,8 @@ pub(crate) struct HeaderBlock {
     pub(crate) previous_attempts: Option<u32>,
     /// `grpc-retry-pushback-ms`.
     pub(crate) retry_pushback: Option<RetryPushback>,
+    /// Trace ids of all known formats.
+    pub(crate) trace_ids: TraceIds,
     /// A field that only gRPC sends.
     pub(crate) has_grpc_field: bool,
     /// At least one field's name is not known: what seems absent may be there.
@@ -56,6 +59,15 @@ pub(crate) enum GrpcStatus {
     Unknown,
 }
 
+/// What header blocks share with all others of an observer.
+#[derive(Debug)]
+pub(crate) struct Known {
+    /// Names of methods.
+    pub(crate) methods: Methods,
+    /// Hashes of trace ids.
+    pub(crate) traces: TraceHasher,
+}
+
 impl HeaderBlock {
     /// An empty block; with `trace`, all fields are kept for display.
     pub(crate) fn new(trace: bool) -> HeaderBlock {
@@ -74,6 +86,11 @@ impl HeaderBlock {
             b"grpc-status" => kind::GRPC_STATUS,
             b"grpc-previous-rpc-attempts" => kind::PREVIOUS_ATTEMPTS,
             b"grpc-retry-pushback-ms" => kind::RETRY_PUSHBACK,
+            b"grpc-trace-bin" => kind::GRPC_TRACE,
+            b"traceparent" => kind::TRACEPARENT,
+            b"b3" => kind::B3,
+            b"x-b3-traceid" => kind::B3_TRACE_ID,
+            b"x-request-id" => kind::REQUEST_ID,
             _ if name.starts_with(b"grpc-") => kind::OTHER_GRPC,
             _ => kind::OTHER,
         }
@@ -96,11 +113,16 @@ impl HeaderBlock {
                 | kind::GRPC_STATUS
                 | kind::PREVIOUS_ATTEMPTS
                 | kind::RETRY_PUSHBACK
+                | kind::GRPC_TRACE
+                | kind::TRACEPARENT
+                | kind::B3
+                | kind::B3_TRACE_ID
+                | kind::REQUEST_ID
         )
     }
 
     /// Takes the next field.
-    pub(crate) fn handle_field(&mut self, field: &Field<'_>, methods: &mut Methods) {
+    pub(crate) fn handle_field(&mut self, field: &Field<'_>, known: &mut Known) {
         if let Some(trace) = &mut self.trace {
             trace.push((field.name.known().map(<[u8]>::to_vec), field.value.known().map(<[u8]>::to_vec)));
         }
@@ -121,7 +143,7 @@ impl HeaderBlock {
             kind::PATH => {
                 self.is_request = true;
                 self.has_path = true;
-                self.path = value.and_then(|path| methods.intern(path));
+                self.path = value.and_then(|path| known.methods.intern(path));
             }
             kind::HTTP_STATUS => {
                 self.is_response = true;
@@ -142,9 +164,24 @@ impl HeaderBlock {
                 self.previous_attempts = value.and_then(retry::previous_attempts);
             }
             kind::RETRY_PUSHBACK => self.retry_pushback = value.map(retry::pushback),
+            kind::TRACEPARENT => self.handle_trace_id(Format::W3c, value, known),
+            kind::B3 => self.handle_trace_id(Format::B3, value, known),
+            kind::B3_TRACE_ID => self.handle_trace_id(Format::B3TraceId, value, known),
+            kind::GRPC_TRACE => self.handle_trace_id(Format::OpenCensus, value, known),
+            kind::REQUEST_ID => {
+                if let Some(value) = value {
+                    self.trace_ids.handle_request_id(value, &known.traces);
+                }
+            }
             _ => {}
         }
         self.has_grpc_field |= field.kind >= kind::FIRST_OF_GRPC;
+    }
+
+    fn handle_trace_id(&mut self, format: Format, value: Option<&[u8]>, known: &Known) {
+        if let Some(value) = value {
+            self.trace_ids.handle_trace_id(format, value, &known.traces);
+        }
     }
 }
 
@@ -159,13 +196,18 @@ mod kind {
     pub(super) const PATH: NameKind = 3;
     pub(super) const HTTP_STATUS: NameKind = 4;
     pub(super) const CONTENT_TYPE: NameKind = 5;
+    pub(super) const TRACEPARENT: NameKind = 6;
+    pub(super) const B3: NameKind = 7;
+    pub(super) const B3_TRACE_ID: NameKind = 8;
+    pub(super) const REQUEST_ID: NameKind = 9;
     /// From here on names start with `grpc-`.
     pub(super) const FIRST_OF_GRPC: NameKind = OTHER_GRPC;
-    pub(super) const OTHER_GRPC: NameKind = 6;
-    pub(super) const TIMEOUT: NameKind = 7;
-    pub(super) const GRPC_STATUS: NameKind = 8;
-    pub(super) const PREVIOUS_ATTEMPTS: NameKind = 9;
-    pub(super) const RETRY_PUSHBACK: NameKind = 10;
+    pub(super) const OTHER_GRPC: NameKind = 10;
+    pub(super) const TIMEOUT: NameKind = 11;
+    pub(super) const GRPC_STATUS: NameKind = 12;
+    pub(super) const PREVIOUS_ATTEMPTS: NameKind = 13;
+    pub(super) const RETRY_PUSHBACK: NameKind = 14;
+    pub(super) const GRPC_TRACE: NameKind = 15;
 }
 
 fn http_status(value: &[u8]) -> Option<u16> {

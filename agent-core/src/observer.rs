@@ -7,6 +7,8 @@ use foldhash::quality::RandomState;
 
 use crate::bytes;
 use crate::connection::{Connection, Finish};
+use crate::grpc::trace_context::TraceHasher;
+use crate::header_block::Known;
 use crate::input::{Chunk, ConnectionId, Timestamp};
 use crate::limits::Limits;
 use crate::methods::Methods;
@@ -35,7 +37,7 @@ const TIMERS_FIRST_LOOK: usize = 1_024;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
-    pub(crate) methods: Methods,
+    pub(crate) known: Known,
     pub(crate) observations: VecDeque<Observation>,
     pub(crate) trace_frames: bool,
     /// Connections with an empty window.
@@ -74,7 +76,7 @@ impl Observer {
             checked_sizes: (0, 0),
             by_age: VecDeque::new(),
             shared: Shared {
-                methods: Methods::new(limits.methods),
+                known: Known { methods: Methods::new(limits.methods), traces: TraceHasher::default() },
                 limits,
                 observations: VecDeque::new(),
                 trace_frames: false,

@@ -19,11 +19,12 @@ use std::sync::Arc;
 use crate::flow_control::Credit;
 use crate::grpc::messages::MessageCounter;
 use crate::grpc::status;
+use crate::grpc::trace_context::TraceHashes;
 use crate::header_block::{GrpcStatus, HeaderBlock};
 use crate::hpack::EntryId;
 use crate::http2::frame::error_code;
 use crate::input::{Flow, Timestamp};
-use crate::observation::{EndedBy, Outcome, Protocol, RetryPushback, StatusSource, Timeout};
+use crate::observation::{EndedBy, Outcome, Protocol, RetryPushback, StatusSource, Timeout, Traces};
 
 /// Which end of a connection did something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +72,8 @@ struct Request {
     method_ref: Option<u32>,
     timeout: Timeout,
     previous_attempts: Option<u32>,
-    unknown_fields: Vec<EntryId>,
+    unknown_fields: Box<[EntryId]>,
+    traces: TraceHashes,
     /// When its header block was complete; `None` if a part of the block is missing, and with it that moment.
     time: Option<Timestamp>,
     thread: u32,
@@ -163,7 +165,11 @@ impl Stream {
             timeout: block.timeout.unwrap_or(absent),
             previous_attempts: block.previous_attempts,
             // Where the content type is known it is none of them.
-            unknown_fields: if block.protocol.is_none() { block.unknown_fields.clone() } else { Vec::new() },
+            unknown_fields: match block.protocol {
+                None => Box::from(block.unknown_fields.as_slice()),
+                Some(_) => Box::default(),
+            },
+            traces: block.trace_ids.hashes,
             time: Some(time),
             thread,
         });
@@ -193,7 +199,8 @@ impl Stream {
             method_ref: None,
             timeout: Timeout::Unknown,
             previous_attempts: None,
-            unknown_fields: Vec::new(),
+            unknown_fields: Box::default(),
+            traces: TraceHashes::default(),
             time,
             thread,
         });
@@ -434,7 +441,12 @@ impl Stream {
 
     /// Heap bytes that it holds; the names of methods are shared. Does not change after the request.
     pub(crate) fn heap_bytes(&self) -> usize {
-        self.request.as_ref().map_or(0, |request| request.unknown_fields.capacity() * size_of::<EntryId>())
+        self.request.as_ref().map_or(0, |request| request.unknown_fields.len() * size_of::<EntryId>())
+    }
+
+    /// What its request says of the trace that it belongs to.
+    pub(crate) fn traces(&self) -> Traces {
+        self.request.as_ref().map(|request| request.traces.traces()).unwrap_or_default()
     }
 
     /// Its request was seen.

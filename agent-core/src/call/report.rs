@@ -3,9 +3,7 @@
 use super::Stream;
 use crate::input::{ConnectionId, Flow};
 use crate::methods::{Shape, Shapes};
-use crate::observation::{
-    Call, CallStarted, CallType, Messages, Outcome, Protocol, StatusSource, Timeout, Traces,
-};
+use crate::observation::{Call, CallStarted, CallType, Messages, Outcome, Protocol, StatusSource, Timeout};
 
 impl Stream {
     /// The fact that it started, once, as soon as it is known to be gRPC.
@@ -27,7 +25,7 @@ impl Stream {
             method: request.method.clone(),
             timeout: request.timeout,
             previous_attempts: request.previous_attempts,
-            traces: Traces::default(),
+            traces: request.traces.traces(),
             thread: request.thread,
             time: request.time.unwrap_or(self.first_seen),
         })

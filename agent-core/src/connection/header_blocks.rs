@@ -99,15 +99,15 @@ impl Connection {
         let mut block = HeaderBlock::new(shared.trace_frames);
         let list_limits =
             ListLimits { bytes: shared.limits.header_list_bytes, fields: shared.limits.header_list_fields };
-        let methods = &mut shared.methods;
+        let known = &mut shared.known;
         let decoded = fragments.map(|fragments| {
             let trace = shared.trace_frames;
             let wants = |kind, _: Text<'_>| trace || HeaderBlock::wants(kind);
             state.hpack.decode_known(fragments, list_limits, HeaderBlock::kind_of, wants, |field| {
-                block.handle_field(&field, methods);
+                block.handle_field(&field, known);
             })
         });
-        if shared.methods.take_limit_hit() {
+        if shared.known.methods.take_limit_hit() {
             self.anomaly(first.stream, "methods_limit", chunk, shared);
         }
         let end_stream = first.kind == frame::HEADERS && first.has(frame::END_STREAM);

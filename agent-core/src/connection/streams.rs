@@ -7,7 +7,7 @@ use crate::call::{Peer, Stream, Unreadable};
 use crate::header_block::{GrpcStatus, HeaderBlock};
 use crate::http2::frame::{self, FrameHeader};
 use crate::input::{Chunk, Timestamp};
-use crate::observation::{Anomaly, Exchange, Observation, Protocol, Traces};
+use crate::observation::{Anomaly, Exchange, Observation, Protocol};
 use crate::observer::{Shared, Timer};
 
 impl Connection {
@@ -347,7 +347,7 @@ impl Connection {
                 method: call.method.clone(),
                 timeout: call.timeout,
                 previous_attempts: call.previous_attempts,
-                traces: Traces::default(),
+                traces: stream.traces(),
                 thread: call.thread,
                 time: call.started.unwrap_or(call.first_seen),
             }));

@@ -5,4 +5,5 @@ pub(crate) mod messages;
 pub(crate) mod retry;
 pub(crate) mod status;
 pub(crate) mod timeout;
+pub(crate) mod trace_context;
 pub(crate) mod well_known;
