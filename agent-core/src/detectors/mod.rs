@@ -7,10 +7,15 @@
 //! Detectors keep what they remember of a connection in [`Watched`], so that an observation costs one look-up for all of
 //! them, and what they remember of processes, destinations and methods in tables of their own with a bound each.
 
+pub mod connection_health;
 pub mod correlation;
 pub mod deadlines;
+pub mod errors;
 mod finding;
 mod party;
+pub mod stream_limit;
+#[cfg(test)]
+mod synthetic;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -28,6 +33,12 @@ pub use party::{End, Owner, Party, ProcessId};
 pub enum Claim {
     /// Of a call's deadline.
     Deadline(deadlines::Claim),
+    /// Of a client that has as many streams open as it may.
+    StreamLimit(stream_limit::Claim),
+    /// Of a connection's end, and of whether anybody is at its other end.
+    ConnectionHealth(connection_health::Claim),
+    /// Of the status of a call.
+    Error(errors::Claim),
 }
 
 impl Claim {
@@ -36,6 +47,9 @@ impl Claim {
     pub fn claims(&self) -> &dyn Claims {
         match self {
             Claim::Deadline(claim) => claim,
+            Claim::StreamLimit(claim) => claim,
+            Claim::ConnectionHealth(claim) => claim,
+            Claim::Error(claim) => claim,
         }
     }
 }
@@ -46,11 +60,33 @@ impl From<deadlines::Claim> for Claim {
     }
 }
 
+impl From<stream_limit::Claim> for Claim {
+    fn from(claim: stream_limit::Claim) -> Self {
+        Claim::StreamLimit(claim)
+    }
+}
+
+impl From<connection_health::Claim> for Claim {
+    fn from(claim: connection_health::Claim) -> Self {
+        Claim::ConnectionHealth(claim)
+    }
+}
+
+impl From<errors::Claim> for Claim {
+    fn from(claim: errors::Claim) -> Self {
+        Claim::Error(claim)
+    }
+}
+
 /// When each detector speaks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Thresholds {
     /// Deadlines of single calls.
     pub deadlines: deadlines::Thresholds,
+    /// Clients at their stream limit.
+    pub stream_limit: stream_limit::Thresholds,
+    /// GOAWAY and PING.
+    pub connection_health: connection_health::Thresholds,
 }
 
 /// How often detectors look at what lasts.
@@ -63,11 +99,15 @@ const TICK_NS: u64 = 1_000_000_000;
 #[derive(Debug)]
 pub struct Detectors {
     thresholds: Thresholds,
-    connections: HashMap<ConnectionId, Watched, RandomState>,
+    connections: Connections,
+    notices: connection_health::Notices,
     out: Out,
     /// When to look next; `None` before the first observation.
     tick: Option<Timestamp>,
 }
+
+/// The connections that are watched.
+type Connections = HashMap<ConnectionId, Watched, RandomState>;
 
 /// What detectors know of a connection.
 #[derive(Debug)]
@@ -76,11 +116,30 @@ pub(crate) struct Watched {
     party: Party,
     side: Option<Side>,
     sync: Sync,
+    stream_limit: stream_limit::OfConnection,
+    health: connection_health::OfConnection,
 }
 
 impl Watched {
     fn new(connection: ConnectionId, party: Party) -> Watched {
-        Watched { connection, party, side: None, sync: Sync::Synced }
+        Watched {
+            connection,
+            party,
+            side: None,
+            sync: Sync::Synced,
+            stream_limit: stream_limit::OfConnection::default(),
+            health: connection_health::OfConnection::default(),
+        }
+    }
+
+    /// This connection, as what a finding is about.
+    fn about(&self) -> About {
+        About {
+            owner: self.party.owner.clone(),
+            connection: Some(self.connection),
+            side: self.side,
+            ..About::default()
+        }
     }
 
     /// A call of this connection, as what a finding is about.
@@ -148,7 +207,13 @@ impl Detectors {
     /// Detectors that have seen nothing yet.
     #[must_use]
     pub fn new(thresholds: Thresholds) -> Detectors {
-        Detectors { thresholds, connections: HashMap::default(), out: Out::default(), tick: None }
+        Detectors {
+            thresholds,
+            connections: HashMap::default(),
+            notices: connection_health::Notices::default(),
+            out: Out::default(),
+            tick: None,
+        }
     }
 
     /// A connection whose observations will follow.
@@ -174,22 +239,36 @@ impl Detectors {
             Observation::CallStarted(call) => deadlines::handle_call_started(connection, call, out),
             Observation::CallEnded(call) => {
                 deadlines::handle_call_ended(&thresholds.deadlines, connection, call, out);
+                stream_limit::handle_call_ended(connection, call, out);
+                errors::handle_call_ended(connection, call, out);
+            }
+            Observation::Goaway(goaway) => {
+                let (thresholds, notices) = (&thresholds.connection_health, &mut self.notices);
+                connection_health::handle_goaway(thresholds, notices, connection, goaway, out);
+            }
+            Observation::PingAnswered(ping) => {
+                connection_health::handle_ping(connection, ping.kind, ping.time);
+            }
+            Observation::PingUnanswered(ping) => {
+                let thresholds = &thresholds.connection_health;
+                connection_health::handle_ping_unanswered(thresholds, connection, ping, out);
+            }
+            Observation::AtStreamLimit(limit) => {
+                let (thresholds, now) = (&thresholds.stream_limit, limit.until.unwrap_or(limit.from));
+                stream_limit::handle_at_limit(thresholds, connection, limit, now, out);
             }
             Observation::ConnectionEnded(summary) => {
+                connection_health::handle_connection_ended(connection, summary.closed, out);
                 self.connections.remove(&summary.connection);
             }
             Observation::ExchangeEnded(_)
             | Observation::Frame(_)
             | Observation::Anomaly(_)
-            | Observation::Goaway(_)
-            | Observation::PingAnswered(_)
-            | Observation::PingUnanswered(_)
             | Observation::RequestEnded(_)
             | Observation::LateWork(_)
             | Observation::Authority(_)
             | Observation::Intermediary(_)
-            | Observation::Stalled(_)
-            | Observation::AtStreamLimit(_) => {}
+            | Observation::Stalled(_) => {}
         }
     }
 
@@ -198,6 +277,7 @@ impl Detectors {
     pub fn handle_timeout(&mut self, _observer: &Observer, now: Timestamp) {
         if self.tick.is_some_and(|tick| tick <= now) {
             self.tick = Some(now.plus(TICK_NS));
+            connection_health::handle_timeout(&mut self.notices, &mut self.connections, now, &mut self.out);
         }
     }
 

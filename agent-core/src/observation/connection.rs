@@ -81,12 +81,25 @@ pub enum PingKind {
 }
 
 impl PingKind {
+    /// `bandwidth`, `drain`, `other`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PingKind::Bandwidth => "bandwidth",
+            PingKind::Drain => "drain",
+            PingKind::Other => "other",
+        }
+    }
+
     /// The kind of a PING with this payload.
     #[must_use]
     pub fn of(payload: [u8; 8]) -> PingKind {
         match payload {
             [2, 4, 16, 16, 9, 14, 7, 7] | [0, 0, 0, 0, 0, 0, 0x04, 0xd2] => PingKind::Bandwidth,
-            [1, 6, 1, 8, 0, 3, 3, 9] | [0, 0, 0, 0x09, 0x7a, 0xce, 0xf0, 0x01] => PingKind::Drain,
+            // grpc-go, grpc-java, and the h2 crate of Rust.
+            [1, 6, 1, 8, 0, 3, 3, 9]
+            | [0, 0, 0, 0x09, 0x7a, 0xce, 0xf0, 0x01]
+            | [0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54] => PingKind::Drain,
             _ => PingKind::Other,
         }
     }

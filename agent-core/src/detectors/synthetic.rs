@@ -1,0 +1,148 @@
+//! Observations that no traffic made, for the tests of detectors: one connection of one process, and what is said of it.
+
+use std::sync::Arc;
+
+use super::{Detectors, Finding, Owner, Party, ProcessId, Thresholds};
+use crate::input::{ConnectionId, Flow, Timestamp};
+use crate::limits::Limits;
+use crate::observation::{
+    Call, CallType, ConnectionStatus, ConnectionSummary, EndedBy, FlowSummary, Messages, Observation,
+    Outcome, StatusSource, Sync, Timeout,
+};
+use crate::observer::Observer;
+
+/// Seconds since the beginning of the scene.
+pub(super) fn s(seconds: u64) -> Timestamp {
+    Timestamp(seconds * 1_000_000_000)
+}
+
+/// Milliseconds as nanoseconds.
+pub(super) fn ms(milliseconds: u64) -> u64 {
+    milliseconds * 1_000_000
+}
+
+/// Detectors that watch connection 1.
+pub(super) struct Scene {
+    pub(super) detectors: Detectors,
+    client_flow: Option<Flow>,
+}
+
+impl Scene {
+    /// The process is the client.
+    pub(super) fn client() -> Scene {
+        Scene::with(Thresholds::default(), Some(Flow::Sent))
+    }
+
+    /// The process is the server.
+    pub(super) fn server() -> Scene {
+        Scene::with(Thresholds::default(), Some(Flow::Received))
+    }
+
+    /// It is not known which.
+    pub(super) fn without_side() -> Scene {
+        Scene::with(Thresholds::default(), None)
+    }
+
+    /// With thresholds.
+    pub(super) fn with(thresholds: Thresholds, client_flow: Option<Flow>) -> Scene {
+        let mut scene = Scene { detectors: Detectors::new(thresholds), client_flow };
+        scene.connect(1);
+        scene
+    }
+
+    /// Another connection of the same process, synced from its beginning.
+    pub(super) fn connect(&mut self, connection: u64) {
+        let owner = Owner { process: ProcessId(7), workload: Arc::from("orders") };
+        let party = Party { owner: Some(Arc::new(owner)), ends: None };
+        self.detectors.handle_connection(ConnectionId(connection), party);
+        self.status_of(connection, Sync::Synced, s(0));
+    }
+
+    /// The state of connection 1 changes.
+    pub(super) fn status(&mut self, sync: Sync, time: Timestamp) {
+        self.status_of(1, sync, time);
+    }
+
+    fn status_of(&mut self, connection: u64, sync: Sync, time: Timestamp) {
+        self.observe(&Observation::Connection(ConnectionStatus {
+            connection: ConnectionId(connection),
+            client_flow: self.client_flow,
+            sync,
+            time,
+        }));
+    }
+
+    pub(super) fn observe(&mut self, observation: &Observation) {
+        self.detectors.handle_observation(observation);
+    }
+
+    /// Time passes, with no call open in the core.
+    pub(super) fn tick(&mut self, now: Timestamp) {
+        self.detectors.handle_timeout(&Observer::new(Limits::default()), now);
+    }
+
+    /// Connection 1 ends.
+    pub(super) fn end(&mut self, time: Timestamp) {
+        let flow = FlowSummary {
+            sync: Sync::Synced,
+            frames: 0,
+            header_blocks: 0,
+            bytes: 0,
+            hole_bytes: 0,
+            desyncs: 0,
+            send_window: None,
+        };
+        self.observe(&Observation::ConnectionEnded(Box::new(ConnectionSummary {
+            connection: ConnectionId(1),
+            client_flow: self.client_flow,
+            flows: [flow, flow],
+            calls: 0,
+            opened: s(0),
+            closed: time,
+            http2: true,
+            binary_metadata: None,
+        })));
+    }
+
+    /// A call of connection 1 that the server ended with OK.
+    pub(super) fn call(&self, stream: u32, method: &str, started: Timestamp, ended: Timestamp) -> Call {
+        Call {
+            connection: ConnectionId(1),
+            stream,
+            client_flow: self.client_flow,
+            method: Some(Arc::from(method)),
+            method_ref: None,
+            call_type: CallType::Unary,
+            timeout: Timeout::Ns(3_600_000_000_000),
+            started: Some(started),
+            first_seen: started,
+            first_response: Some(ended),
+            ended: Some(ended),
+            outcome: Outcome::Ok,
+            status: Some(0),
+            status_source: StatusSource::Trailer,
+            ended_by: Some(EndedBy::Server),
+            rst_code: None,
+            http_status: Some(200),
+            request: Messages::default(),
+            response: Messages::default(),
+            previous_attempts: None,
+            retry_pushback: None,
+            thread: 0,
+        }
+    }
+
+    /// What was found since the last time.
+    pub(super) fn found(&mut self) -> Vec<Finding> {
+        std::iter::from_fn(|| self.detectors.poll_finding()).collect()
+    }
+
+    /// The same as words: verdict, name, cause.
+    pub(super) fn said(&mut self) -> Vec<String> {
+        let words = |finding: &Finding| {
+            let cause = finding.claim.claims().cause().map(|cause| format!(" {cause}")).unwrap_or_default();
+            format!("{} {}{cause}", finding.verdict.as_str(), finding.name().as_str())
+        };
+        self.found().iter().map(words).collect()
+    }
+}
