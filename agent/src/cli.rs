@@ -8,9 +8,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::calls::CallsArgs;
 use crate::commands::check::CheckArgs;
+use crate::commands::findings::FindingsArgs;
 use crate::commands::replay::ReplayArgs;
 use crate::commands::run::RunArgs;
-use crate::commands::{calls, check, replay, run};
+use crate::commands::{calls, check, findings, replay, run};
 use crate::config::values::LogFilter;
 use crate::config::{Backend, Config, FlagLayer, LogFormat};
 use crate::exit::Failure;
@@ -89,6 +90,8 @@ enum Command {
     Check(CheckArgs),
     /// Show a line for each call as it ends
     Calls(CallsArgs),
+    /// Show what is wrong, as it is found
+    Findings(FindingsArgs),
     /// Show the gRPC of recordings (pcap, pcapng); needs no privileges
     Replay(ReplayArgs),
 }
@@ -136,6 +139,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
     match &cli.command {
         Command::Run(args) => run::execute(args, &config),
         Command::Check(args) => check::execute(args, &config),
+        Command::Findings(args) => findings::execute(args, &config),
         Command::Calls(args) => calls::execute(args, &config),
         Command::Replay(args) => replay::execute(args, &config),
     }
@@ -154,6 +158,7 @@ impl Cli {
             Command::Run(args) => (args.listen.listen, args.capture.capture),
             Command::Check(args) => (None, args.capture.capture),
             Command::Calls(args) => (None, args.capture.capture),
+            Command::Findings(args) => (None, args.capture.capture),
             Command::Replay(_) => (None, None),
         };
         FlagLayer {

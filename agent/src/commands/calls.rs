@@ -5,9 +5,8 @@ use std::io::{self, Write};
 use agent_core::Observation;
 use agent_core::observation::{ConnectionSummary, Side};
 use anyhow::Context;
-use serde_json::json;
 
-use super::signals::StopSignals;
+use super::live::{self, Printer};
 use crate::capture::kernel::{Counters, KernelCapture};
 use crate::cli::CaptureArgs;
 use crate::config::Config;
@@ -17,7 +16,7 @@ use crate::output::call::{CallFilter, CallLine, MethodPattern, ProcessLabel};
 use crate::output::json::{self, ConnectionLine};
 use crate::output::table::Table;
 use crate::output::terminal::Look;
-use crate::pipeline::{self, Listener, Pipeline, Stop, Subject, Watched};
+use crate::pipeline::{self, Listener, Pipeline, Stop, Subject};
 
 /// Arguments of `calls`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -48,49 +47,16 @@ pub struct CallsArgs {
 /// # Errors
 /// A permission is missing, the kernel cannot be watched, or a signal came.
 pub fn execute(args: &CallsArgs, config: &Config) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime that waits for signals")?;
-    let mut capture = pipeline::start_capture(&config.capture)?;
+    let capture = pipeline::start_capture(&config.capture)?;
     let look = Look::of_stdout(config.log.color);
     let mut printer = CallPrinter::new(args, look, io::stdout());
     let stop = Stop::default();
-    let reason = runtime.block_on(async {
-        let mut signals = StopSignals::new()?;
-        let asked = stop.clone();
-        let limits = config.core_limits();
-        printer.write_ready(&capture).context("write to the standard output")?;
-        let (ended, mut watcher_ended) = tokio::sync::oneshot::channel();
-        let watcher = std::thread::Builder::new()
-            .name("watch".into())
-            .spawn(move || {
-                let listener = CallLines::new(printer, asked.clone());
-                let mut pipeline =
-                    Pipeline::new(limits, Identities::new("/proc", Identities::CAPACITY), listener);
-                let result = pipeline::watch(&mut capture, &mut pipeline, &asked, |listener, watched| {
-                    if let Watched::Counters(counters) = watched {
-                        listener.counters = counters.clone();
-                    }
-                });
-                let result = result.and_then(|()| pipeline.listener().finish());
-                // The receiver is gone only when the process is about to end.
-                let _ = ended.send(());
-                result
-            })
-            .context("start the thread that reads the ring")?;
-        let signal = tokio::select! {
-            signal = signals.next() => Some(signal),
-            _ = &mut watcher_ended => None,
-        };
-        stop.stop();
-        match watcher.join() {
-            Ok(result) => result.map(|()| signal),
-            Err(_) => Err(anyhow::anyhow!("the thread that reads the ring panicked")),
-        }
-    })?;
-    // Without a signal it ended since nobody reads its output any more, which is no failure.
-    reason.map_or(Ok(()), |signal| Err(Failure::Signal(signal)))
+    let (limits, asked) = (config.core_limits(), stop.clone());
+    live::watch_and_print(capture, &stop, move |capture| {
+        printer.write_ready(capture).context("write to the standard output")?;
+        let identities = Identities::new("/proc", Identities::CAPACITY);
+        Ok(Pipeline::new(limits, identities, CallLines::new(printer, asked)))
+    })
 }
 
 /// Turns ended calls into lines.
@@ -110,6 +76,21 @@ impl<W: Write> CallLines<W> {
         CallLines { printer, stop, unix_offset_ns, counters: Counters::default(), calls: 0, broken: None }
     }
 
+    fn note(&mut self, result: io::Result<()>) {
+        if let Err(error) = result
+            && self.broken.is_none()
+        {
+            self.broken = Some(error);
+            self.stop.stop();
+        }
+    }
+}
+
+impl<W: Write> Printer for CallLines<W> {
+    fn handle_counters(&mut self, counters: &Counters) {
+        self.counters = counters.clone();
+    }
+
     fn finish(&mut self) -> anyhow::Result<()> {
         let result = match self.broken.take() {
             None => self.printer.write_summary(self.calls, &self.counters),
@@ -118,15 +99,6 @@ impl<W: Write> CallLines<W> {
         match result {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             result => result.context("write to the standard output"),
-        }
-    }
-
-    fn note(&mut self, result: io::Result<()>) {
-        if let Err(error) = result
-            && self.broken.is_none()
-        {
-            self.broken = Some(error);
-            self.stop.stop();
         }
     }
 }
@@ -209,14 +181,7 @@ impl<W: Write> CallPrinter<W> {
     /// Those of the output; `BrokenPipe` means that nobody reads any more.
     pub fn write_ready(&mut self, capture: &KernelCapture) -> io::Result<()> {
         match &self.form {
-            Form::Json => {
-                let ready = json!({
-                    "type": "ready",
-                    "backend": capture.backend().name(),
-                    "reason": capture.reason(),
-                });
-                json::write_line(&mut self.out, &ready)?;
-            }
+            Form::Json => json::write_line(&mut self.out, &live::ready(capture))?,
             Form::Table(table) => table.write_header(&mut self.out)?,
         }
         self.out.flush()
@@ -238,30 +203,13 @@ impl<W: Write> CallPrinter<W> {
     /// # Errors
     /// As [`CallPrinter::write_ready`].
     pub fn write_summary(&mut self, calls: u64, counters: &Counters) -> io::Result<()> {
-        let (produced, lost) = (counters.produced(), counters.lost());
         match &self.form {
             Form::Json => {
-                let kernel: serde_json::Map<String, serde_json::Value> = counters
-                    .kernel
-                    .iter()
-                    .filter(|(_, count)| *count > 0)
-                    .map(|(counter, count)| (counter.name().to_owned(), (*count).into()))
-                    .collect();
-                let summary = json!({
-                    "type": "summary",
-                    "calls": calls,
-                    "produced": produced,
-                    "received": counters.received,
-                    "lost": lost,
-                    "missing": counters.missing,
-                    "missed_runs": counters.missed_runs.iter().map(|(_, runs)| runs).sum::<u64>(),
-                    "kernel": kernel,
-                });
+                let mut summary = live::summary_of(counters);
+                summary.insert("calls".to_owned(), calls.into());
                 json::write_line(&mut self.out, &summary)?;
             }
-            Form::Table(_) => {
-                writeln!(self.out, "\n{calls} calls; {lost} of {produced} records from the kernel lost")?;
-            }
+            Form::Table(_) => writeln!(self.out, "\n{calls} calls; {}", live::losses_of(counters))?,
         }
         self.out.flush()
     }

@@ -1,7 +1,9 @@
 //! The commands, one a file.
 
+mod live;
 mod signals;
 pub mod calls;
 pub mod check;
+pub mod findings;
 pub mod replay;
 pub mod run;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::Observation;
+use agent_core::detectors::{Finding, Thresholds};
 use anyhow::Context;
 
 use super::signals::StopSignals;
@@ -11,6 +12,7 @@ use crate::capture::kernel::KernelCapture;
 use crate::cli::{CaptureArgs, ListenArgs};
 use crate::config::Config;
 use crate::exit::Failure;
+use crate::findings::Findings;
 use crate::http::{self, Readiness};
 use crate::identity::Identities;
 use crate::metrics::{Backend, ConnectionSeries, KernelCounters, Metrics, SeriesLimits, Workload};
@@ -58,18 +60,20 @@ async fn run(config: &Config) -> Result<(), Failure> {
         name: capture.backend().name().to_owned(),
         reason: capture.reason().to_owned(),
     });
+    let findings = Arc::new(Findings::new(Arc::clone(&metrics)));
     let readiness = Arc::new(Readiness::new(&[CAPTURE]));
     tracing::info!(%address, "serving /metrics");
 
     let stop = Stop::default();
     let (ended, watcher_ended) = tokio::sync::oneshot::channel();
     let watcher = {
-        let (metrics, readiness, stop) = (Arc::clone(&metrics), Arc::clone(&readiness), stop.clone());
-        let limits = config.core_limits();
+        let listener = MetricsListener { metrics: Arc::clone(&metrics), findings };
+        let (readiness, stop) = (Arc::clone(&readiness), stop.clone());
+        let (limits, thresholds) = (config.core_limits(), config.findings.thresholds());
         std::thread::Builder::new()
             .name("watch".into())
             .spawn(move || {
-                let result = watch(capture, limits, metrics, &readiness, &stop);
+                let result = watch(capture, (limits, thresholds), listener, &readiness, &stop);
                 // The receiver is gone only when the process is about to end.
                 let _ = ended.send(result);
             })
@@ -107,14 +111,14 @@ fn watcher_failure(result: Result<anyhow::Result<()>, tokio::sync::oneshot::erro
 
 fn watch(
     mut capture: KernelCapture,
-    limits: agent_core::Limits,
-    metrics: Arc<Metrics>,
+    (limits, thresholds): (agent_core::Limits, Thresholds),
+    listener: MetricsListener,
     readiness: &Readiness,
     stop: &Stop,
 ) -> anyhow::Result<()> {
     let state_limit = limits.state_bytes;
-    let mut pipeline =
-        Pipeline::new(limits, Identities::new("/proc", Identities::CAPACITY), MetricsListener { metrics });
+    let identities = Identities::new("/proc", Identities::CAPACITY);
+    let mut pipeline = Pipeline::new(limits, identities, listener).with_detectors(thresholds);
     readiness.ready(CAPTURE);
     let result = pipeline::watch(&mut capture, &mut pipeline, stop, |listener, watched| match watched {
         Watched::Counters(counters) => listener.metrics.set_kernel_counters(KernelCounters::from(counters)),
@@ -125,10 +129,11 @@ fn watch(
     result
 }
 
-/// Turns observations into series.
+/// Turns observations into series, and findings into series and a list.
 #[derive(Debug)]
 struct MetricsListener {
     metrics: Arc<Metrics>,
+    findings: Arc<Findings>,
 }
 
 impl Listener for MetricsListener {
@@ -148,5 +153,12 @@ impl Listener for MetricsListener {
             self.metrics.anomaly(anomaly.kind);
         }
         connection.observe(&observation);
+        if let Observation::ConnectionEnded(summary) = &observation {
+            self.findings.end_connection(summary.connection, summary.closed);
+        }
+    }
+
+    fn handle_finding(&mut self, subject: Option<&Subject>, finding: Finding) {
+        self.findings.handle(subject, finding);
     }
 }

@@ -1,4 +1,4 @@
-//! Settings from the environment: `GRPCSCOPE_SECTION_KEY`.
+//! Settings from the environment: `GRPCSCOPE_SECTION_KEY`, of findings `GRPCSCOPE_FINDINGS_DETECTOR_KEY`.
 
 use std::ffi::OsString;
 use std::str::FromStr;
@@ -32,16 +32,18 @@ pub fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<OsString>) -
     environment.set("GRPCSCOPE_LIMITS_SERIES_TTL", &mut limits.series_ttl, by_text)?;
     environment.set("GRPCSCOPE_LOG_LEVEL", &mut config.log.level, by_text)?;
     environment.set("GRPCSCOPE_LOG_FORMAT", &mut config.log.format, by_word)?;
-    environment.set("GRPCSCOPE_LOG_COLOR", &mut config.log.color, by_word)
+    environment.set("GRPCSCOPE_LOG_COLOR", &mut config.log.color, by_word)?;
+    config.findings.apply(variable)
 }
 
-struct Environment<'a> {
-    variable: &'a dyn Fn(&str) -> Option<OsString>,
+/// Where variables are looked up.
+pub(super) struct Environment<'a> {
+    pub(super) variable: &'a dyn Fn(&str) -> Option<OsString>,
 }
 
 impl Environment<'_> {
     /// Sets `setting` if the variable is there and not empty.
-    fn set<T>(
+    pub(super) fn set<T>(
         &self,
         name: &str,
         setting: &mut T,

@@ -1,11 +1,12 @@
 //! Settings: flags before environment before file before defaults, resolved once into one plain struct.
 //!
-//! Every setting has one name, `section.key`. In the file (YAML) it is nested, in the environment it is
+//! Every setting has one name, `section.key` (of findings `findings.detector.key`). In the file (YAML) it is nested, in the environment it is
 //! `GRPCSCOPE_SECTION_KEY`. A name that is not known is an error in the file; in the environment it is not,
 //! since Kubernetes puts variables like `GRPCSCOPE_SERVICE_HOST` there for a service of this name.
 
 pub mod environment;
 pub mod file;
+pub mod findings;
 pub mod values;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,6 +17,7 @@ use agent_core::Limits;
 use serde::{Deserialize, Serialize};
 
 use crate::output::terminal::ColorChoice;
+pub use findings::FindingsConfig;
 use values::{Age, ByteSize, LogFilter};
 
 /// Read if it is there and no other file is named.
@@ -31,6 +33,8 @@ pub struct Config {
     pub capture: CaptureConfig,
     /// Bounds: memory follows these, not the traffic.
     pub limits: LimitsConfig,
+    /// When each detector speaks.
+    pub findings: FindingsConfig,
     /// What the agent says about itself.
     pub log: LogConfig,
 }

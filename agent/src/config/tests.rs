@@ -68,14 +68,19 @@ fn a_setting_in_one_layer_leaves_the_others_alone() {
 
 #[test]
 fn every_setting_can_be_set_by_the_environment() {
-    let defaults = serde_json::to_value(Config::default()).expect("settings can be written");
-    let mut keys = Vec::new();
-    for (section, settings) in defaults.as_object().expect("sections") {
-        for key in settings.as_object().expect("keys").keys() {
-            keys.push(format!("GRPCSCOPE_{section}_{key}").to_uppercase());
+    fn add_keys(keys: &mut Vec<String>, name: &str, settings: &serde_json::Value) {
+        match settings.as_object() {
+            Some(settings) => {
+                settings.iter().for_each(|(key, setting)| add_keys(keys, &format!("{name}_{key}"), setting));
+            }
+            None => keys.push(name.to_uppercase()),
         }
     }
-    assert!(keys.len() >= 11, "{keys:?}");
+    let defaults = serde_json::to_value(Config::default()).expect("settings can be written");
+    let mut keys = Vec::new();
+    add_keys(&mut keys, "grpcscope", &defaults);
+    assert!(keys.len() >= 13, "{keys:?}");
+    assert!(keys.iter().any(|key| key == "GRPCSCOPE_FINDINGS_DEADLINES_LATE_COMPLETION"), "{keys:?}");
     for key in keys {
         // No setting takes this value, so a variable that is looked at is refused by its name.
         let error = resolve(None, &[(&key, "\u{1F600}")], FlagLayer::default())
@@ -101,10 +106,16 @@ fn variables_that_kubernetes_sets_for_a_service_are_ignored() {
 
 #[test]
 fn a_wrong_setting_is_answered_with_its_place_and_what_would_be_right() {
-    let cases: [(&str, &str); 9] = [
+    let cases: [(&str, &str); 12] = [
         ("http:\n  lisen: 127.0.0.1:1\n", "FILE:2:3: unknown key `lisen`, did you mean `listen`?"),
         ("limit:\n  series: 1\n", "FILE:1:1: unknown key `limit`, did you mean `limits`?"),
-        ("foo: 1\n", "FILE:1:1: unknown key `foo`, possible here: http, capture, limits, log"),
+        ("foo: 1\n", "FILE:1:1: unknown key `foo`, possible here: http, capture, limits, findings, log"),
+        ("findings: {deadline: {}}\n", "FILE:1:12: unknown key `deadline`, did you mean `deadlines`?"),
+        (
+            "findings:\n  deadlines:\n    late: 5ms\n",
+            "FILE:3:5: unknown key `late`, possible here: absurd_timeout, late_completion",
+        ),
+        ("findings:\n  deadlines: {absurd_timeout: long}\n", "`long` is no duration: write it like"),
         ("capture:\n  backend: fxit\n", "FILE:2:12: unknown value `fxit`, did you mean `fexit`?"),
         ("limits:\n  series: many\n", "FILE:2:11: not a whole number"),
         ("capture:\n  ring_bytes: 16MB\n", "`16MB` is no size: write it like 65536, 64KiB, 16MiB or 1GiB"),
@@ -138,7 +149,29 @@ fn what_is_printed_reads_back_the_same() {
     let mut config = Config::default();
     config.http.listen = address("[::]:9464");
     config.limits.series_ttl = Age(Duration::from_millis(1_500));
+    config.findings.deadlines.late_completion = Age(Duration::from_micros(250));
     config.log.level = "info,agent::capture=debug".parse().expect("a filter");
     let yaml = config.to_yaml().expect("settings can be written");
     assert_eq!(file::parse(&yaml), Ok(config), "{yaml}");
+}
+
+#[test]
+fn thresholds_of_findings_default_to_those_of_the_core_and_reach_it() {
+    use agent_core::detectors::Thresholds;
+    assert_eq!(FindingsConfig::default().thresholds(), Thresholds::default());
+    let file = "findings: {deadlines: {late_completion: 20ms}}\n";
+    let config =
+        resolve(Some(file), &[("GRPCSCOPE_FINDINGS_DEADLINES_ABSURD_TIMEOUT", "10m")], FlagLayer::default());
+    let thresholds = config.expect("all layers are right").findings.thresholds();
+    assert_eq!((thresholds.deadlines.late_ns, thresholds.deadlines.absurd_ns), (20_000_000, 600_000_000_000));
+}
+
+#[test]
+fn every_threshold_of_a_finding_says_what_it_is_and_can_be_set_to_its_default() {
+    for documented in FindingsConfig::documented() {
+        assert!(documented.text.ends_with('.') && documented.text.len() > 10, "{documented:?}");
+        let variable = format!("GRPCSCOPE_{}", documented.key.replace('.', "_")).to_uppercase();
+        let config = resolve(None, &[(&variable, &documented.default)], FlagLayer::default());
+        assert_eq!(config, Ok(Config::default()), "{documented:?}");
+    }
 }

@@ -16,6 +16,13 @@ pub struct ByteSize(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Age(pub Duration);
 
+/// A share: `0.8` or `80%`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ratio(pub f64);
+
+/// It is never NaN.
+impl Eq for Ratio {}
+
 /// A log level, or a filter by module in the syntax of `RUST_LOG`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
@@ -57,15 +64,30 @@ impl FromStr for Age {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("`{text}` is no duration: write it like 500ms, 90s, 10m or 6h");
         let (number, unit) = split_unit(text).ok_or_else(wrong)?;
-        let ms = match unit {
-            "ms" => 1,
-            "" | "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
+        let us = match unit {
+            "us" => 1,
+            "ms" => 1_000,
+            "" | "s" => 1_000_000,
+            "m" => 60_000_000,
+            "h" => 3_600_000_000,
+            "d" => 86_400_000_000,
             _ => return Err(wrong()),
         };
-        number.checked_mul(ms).map(|ms| Age(Duration::from_millis(ms))).ok_or_else(wrong)
+        number.checked_mul(us).map(|us| Age(Duration::from_micros(us))).ok_or_else(wrong)
+    }
+}
+
+impl FromStr for Ratio {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let (number, scale) = text.strip_suffix('%').map_or((text, 1.0), |number| (number.trim_end(), 100.0));
+        let ratio = number.parse::<f64>().map(|number| number / scale);
+        match ratio {
+            Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(Ratio(ratio)),
+            Ok(_) | Err(_) => Err(format!("`{text}` is no share: write it like 0.8 or 80%")),
+        }
     }
 }
 
@@ -111,13 +133,21 @@ impl fmt::Display for ByteSize {
 
 impl fmt::Display for Age {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = self.0.as_millis();
-        for (unit_ms, unit) in [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")] {
-            if ms >= unit_ms && ms.is_multiple_of(unit_ms) {
-                return write!(f, "{}{unit}", ms / unit_ms);
+        let us = self.0.as_micros();
+        let units =
+            [(86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"), (1_000, "ms")];
+        for (unit_us, unit) in units {
+            if us >= unit_us && us.is_multiple_of(unit_us) {
+                return write!(f, "{}{unit}", us / unit_us);
             }
         }
-        write!(f, "{ms}ms")
+        write!(f, "{us}us")
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -138,6 +168,10 @@ impl<T: FromStr<Err = String>> Visitor<'_> for Scalar<T> {
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<T, E> {
         self.visit_str(&number.to_string())
     }
 
@@ -162,7 +196,7 @@ macro_rules! serde_by_text {
     )+};
 }
 
-serde_by_text!(ByteSize, Age, LogFilter);
+serde_by_text!(ByteSize, Age, Ratio, LogFilter);
 
 #[cfg(test)]
 mod tests {
@@ -174,11 +208,27 @@ mod tests {
             let size: ByteSize = text.parse().expect("it is a size");
             assert_eq!(size.to_string().parse::<ByteSize>(), Ok(size));
         }
-        for (text, shown) in
-            [("90", "90s"), ("600s", "10m"), ("6h", "6h"), ("48h", "2d"), ("1500ms", "1500ms")]
-        {
+        for (text, shown) in [
+            ("90", "90s"),
+            ("600s", "10m"),
+            ("6h", "6h"),
+            ("48h", "2d"),
+            ("1500ms", "1500ms"),
+            ("250us", "250us"),
+        ] {
             let age: Age = text.parse().expect("it is a duration");
             assert_eq!(age.to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn shares_are_fractions_or_percent() {
+        for (text, share) in [("0.8", 0.8), ("80%", 0.8), ("1", 1.0), ("0", 0.0), ("2.5 %", 0.025)] {
+            assert_eq!(text.parse(), Ok(Ratio(share)), "{text}");
+            assert_eq!(Ratio(share).to_string().parse(), Ok(Ratio(share)));
+        }
+        for text in ["", "80", "-0.1", "101%", "NaN", "inf", "%"] {
+            assert!(text.parse::<Ratio>().is_err_and(|error| error.contains("80%")), "{text}");
         }
     }
 

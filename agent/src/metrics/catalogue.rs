@@ -168,6 +168,13 @@ families! {
     CALLS_WITHOUT_SIDE = Counter "grpcscope_calls_without_side_total", workload_labels!(),
         "Ended calls of connections joined so late that client and server could not be told apart; counted nowhere else.";
 
+    FINDINGS = Counter "grpcscope_findings_total", method_labels!("finding", "level", "verdict", "cause", "link"),
+        "What was found: an event each time, what lasts each time that it begins; verdict undecided where what would tell was not seen.";
+    FINDINGS_FIRING = Gauge "grpcscope_findings_firing", method_labels!("finding", "level", "cause", "link"),
+        "Findings that last and hold now.";
+    FINDINGS_FORGOTTEN = Counter "grpcscope_findings_forgotten_total", &[],
+        "Entries that left the list of findings for newer ones before their time.";
+
     BUILD_INFO = Gauge "grpcscope_build_info", &["version", "revision"],
         "Always 1; the labels say what runs.";
     BACKEND_INFO = Gauge "grpcscope_backend_info", &["backend", "reason"],

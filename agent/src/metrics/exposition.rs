@@ -14,10 +14,11 @@ use prometheus_client::metrics::MetricType;
 use super::catalogue::{self as names, CATALOGUE, Family, Kind};
 use super::health::HealthSnapshot;
 use super::histogram::{Histogram, ZERO_THRESHOLD};
+use agent_core::detectors::correlation;
 use agent_core::observation::Side;
 
 use super::labels::{self, Method};
-use super::series::{Cell, Direction, Distribution, Key, Measure, Scope};
+use super::series::{Cell, Direction, Distribution, Found, Key, Measure, Scope};
 use super::store::Snapshot;
 
 /// Labels of one series, in the order in which they are written.
@@ -76,9 +77,16 @@ impl<'a> Collected<'a> {
 /// Labels of a key in the families that are ours.
 fn own_labels(key: &Key) -> Labels {
     let mut labels = Vec::with_capacity(8);
-    if let Scope::Calls(side, method) = &key.scope {
-        labels.push(("side", side.as_str().to_owned()));
-        labels.push(("rpc_method", method.to_string()));
+    match &key.scope {
+        Scope::Calls(side, method) => {
+            labels.push(("side", side.as_str().to_owned()));
+            labels.push(("rpc_method", method.to_string()));
+        }
+        Scope::Findings(side, method) => {
+            labels.push(("side", labels::side_label(*side).to_owned()));
+            labels.extend(method.as_ref().map(|method| ("rpc_method", method.to_string())));
+        }
+        Scope::Connections => {}
     }
     key.workload.append(&mut labels);
     labels
@@ -100,8 +108,8 @@ fn a66_labels(key: &Key, status: Option<&'static str>) -> Labels {
 fn side(key: &Key) -> Side {
     match &key.scope {
         Scope::Calls(side, _) => *side,
-        // Cells of connections do not ask.
-        Scope::Connections => Side::Server,
+        // Cells of connections and findings do not ask.
+        Scope::Connections | Scope::Findings(..) => Side::Server,
     }
 }
 
@@ -146,7 +154,28 @@ fn cell_row(key: &Key, cell: Cell) -> (&'static Family, Labels) {
             &[("side", labels::side_label(side)), ("protocol", labels::protocol_label(protocol))],
         ),
         Cell::WithoutSide => with(&names::CALLS_WITHOUT_SIDE, &[]),
+        Cell::Finding(verdict, found) => {
+            let mut row = with(&names::FINDINGS, &[("verdict", verdict.as_str())]);
+            row.1.extend(found_labels(found));
+            row
+        }
+        Cell::Firing(found) => {
+            let mut row = with(&names::FINDINGS_FIRING, &[]);
+            row.1.extend(found_labels(found));
+            row
+        }
     }
+}
+
+fn found_labels(found: Found) -> impl Iterator<Item = (&'static str, String)> {
+    let link = found.link.map(correlation::Evidence::as_str);
+    let labels = [
+        ("finding", Some(found.name.as_str())),
+        ("level", Some(found.name.level().as_str())),
+        ("cause", found.cause),
+        ("link", link),
+    ];
+    labels.into_iter().filter_map(|(name, value)| Some((name, value?.to_owned())))
 }
 
 fn direction_label(direction: Direction) -> &'static str {
@@ -224,6 +253,7 @@ fn health_rows<'a>(families: &mut Collected<'a>, series: &Snapshot, health: &Hea
     for (reader, lag) in &health.reader_lag {
         add(&names::READER_LAG, &[("reader", &reader.to_string())], Value::Real(lag.as_secs_f64()));
     }
+    add(&names::FINDINGS_FORGOTTEN, &[], whole(health.findings_forgotten));
     add(&names::STATE, &[], whole(health.state_bytes));
     add(&names::STATE_LIMIT, &[], whole(health.state_limit_bytes));
     add(&names::SERIES, &[], whole(series.series));

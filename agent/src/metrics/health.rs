@@ -43,6 +43,7 @@ pub(super) struct Health {
     reader_lag: Mutex<BTreeMap<u32, Duration>>,
     state_bytes: AtomicU64,
     state_limit_bytes: AtomicU64,
+    findings_forgotten: AtomicU64,
     scrape_ns: AtomicU64,
     scrapes: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -56,6 +57,7 @@ pub(super) struct HealthSnapshot {
     pub(super) reader_lag: BTreeMap<u32, Duration>,
     pub(super) state_bytes: u64,
     pub(super) state_limit_bytes: u64,
+    pub(super) findings_forgotten: u64,
     pub(super) scrape_duration: Duration,
     pub(super) scrapes: BTreeMap<&'static str, u64>,
     pub(super) process: own_process::Usage,
@@ -89,6 +91,10 @@ impl Health {
         self.state_limit_bytes.store(limit as u64, Ordering::Relaxed);
     }
 
+    pub(super) fn forget_findings(&self, count: u64) {
+        self.findings_forgotten.fetch_add(count, Ordering::Relaxed);
+    }
+
     pub(super) fn scraped(&self, format: &'static str, duration: Duration) {
         self.scrape_ns.store(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         *lock(&self.scrapes).entry(format).or_default() += 1;
@@ -102,6 +108,7 @@ impl Health {
             reader_lag: lock(&self.reader_lag).clone(),
             state_bytes: self.state_bytes.load(Ordering::Relaxed),
             state_limit_bytes: self.state_limit_bytes.load(Ordering::Relaxed),
+            findings_forgotten: self.findings_forgotten.load(Ordering::Relaxed),
             scrape_duration: Duration::from_nanos(self.scrape_ns.load(Ordering::Relaxed)),
             scrapes: lock(&self.scrapes).clone(),
             process: own_process::usage(),

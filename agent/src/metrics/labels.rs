@@ -95,7 +95,7 @@ fn printable(text: &str, bytes_max: usize) -> String {
 
 /// The method of a call, as far as a label may say it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Method {
+pub(crate) enum Method {
     /// As on the wire, with its leading slash; checked.
     Named(Arc<str>),
     /// Beyond a limit.
@@ -109,7 +109,7 @@ pub(super) enum Method {
 impl Method {
     /// Checks a path from the wire.
     #[must_use]
-    pub(super) fn of(path: Option<&Arc<str>>) -> Method {
+    pub(crate) fn of(path: Option<&Arc<str>>) -> Method {
         match path {
             None => Method::Unresolved,
             Some(path) if is_method(path) => Method::Named(Arc::clone(path)),

@@ -6,6 +6,7 @@
 pub mod catalogue;
 mod connection;
 mod exposition;
+mod findings;
 mod health;
 mod histogram;
 mod labels;
@@ -23,7 +24,9 @@ use prometheus_client::encoding::{DescriptorEncoder, prometheus_protobuf};
 use prometheus_client::registry::Registry;
 
 pub use connection::ConnectionSeries;
+pub use findings::{FindingSeries, Firing};
 pub use health::{Backend, KernelCounters};
+pub(crate) use labels::Method;
 pub use labels::Workload;
 pub use store::{Clock, SeriesLimits};
 
@@ -98,6 +101,11 @@ impl Metrics {
     #[must_use]
     pub fn connection(&self, workload: &Arc<Workload>) -> ConnectionSeries {
         ConnectionSeries::new(Arc::clone(&self.sources.store), Arc::clone(workload))
+    }
+
+    /// Entries left the list of findings before their time.
+    pub fn forget_findings(&self, count: u64) {
+        self.sources.health.forget_findings(count);
     }
 
     /// Something that should not be, by kind.

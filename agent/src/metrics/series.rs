@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use agent_core::detectors::{Name, Verdict, correlation};
 use agent_core::observation::{EndedBy, Outcome, Protocol, Sync};
 use smallvec::SmallVec;
 
@@ -28,6 +29,8 @@ pub(super) enum Scope {
     Calls(Side, Method),
     /// Its connections.
     Connections,
+    /// What was found of it: of calls of a method, where the finding is about one.
+    Findings(Option<Side>, Option<Method>),
 }
 
 /// How a key is treated when series run out.
@@ -45,9 +48,17 @@ impl Key {
     pub(super) fn level(&self) -> Level {
         let everyone = self.workload.service_name() == super::labels::OTHER;
         match &self.scope {
-            Scope::Calls(_, Method::Other) | Scope::Connections if everyone => Level::WorkloadOverflow,
-            Scope::Calls(_, Method::Other) => Level::MethodOverflow,
-            Scope::Calls(_, Method::Named(_) | Method::Unresolved | Method::Invalid) | Scope::Connections => {
+            Scope::Calls(_, Method::Other)
+            | Scope::Connections
+            | Scope::Findings(_, Some(Method::Other) | None)
+                if everyone =>
+            {
+                Level::WorkloadOverflow
+            }
+            Scope::Calls(_, Method::Other) | Scope::Findings(_, Some(Method::Other)) => Level::MethodOverflow,
+            Scope::Calls(_, Method::Named(_) | Method::Unresolved | Method::Invalid)
+            | Scope::Connections
+            | Scope::Findings(_, Some(Method::Named(_) | Method::Unresolved | Method::Invalid) | None) => {
                 Level::Plain
             }
         }
@@ -58,6 +69,10 @@ impl Key {
         match (&self.scope, self.level()) {
             (Scope::Calls(side, _), Level::Plain) => {
                 Key { workload: Arc::clone(&self.workload), scope: Scope::Calls(*side, Method::Other) }
+            }
+            (Scope::Findings(side, Some(_)), Level::Plain) => {
+                let scope = Scope::Findings(*side, Some(Method::Other));
+                Key { workload: Arc::clone(&self.workload), scope }
             }
             (scope, _) => Key { workload: Arc::clone(everyone), scope: scope.clone() },
         }
@@ -82,11 +97,44 @@ pub(super) enum Cell {
     Rst(Side, Option<EndedBy>, RstCode),
     Exchange(Option<Side>, Protocol),
     WithoutSide,
+    Finding(Verdict, Found),
+    Firing(Found),
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Found {
+    pub(super) name: Name,
+    pub(super) cause: Option<&'static str>,
+    pub(super) link: Option<correlation::Evidence>,
 }
 
 impl Cell {
     fn is_gauge(self) -> bool {
-        matches!(self, Cell::InFlight | Cell::Connections(..))
+        matches!(self, Cell::InFlight | Cell::Connections(..) | Cell::Firing(_))
+    }
+
+    /// The same without what only its author can count.
+    pub(super) fn general(self) -> Cell {
+        let general = |found: Found| Found { cause: None, link: None, ..found };
+        match self {
+            Cell::Finding(verdict, found) => Cell::Finding(verdict, general(found)),
+            Cell::Firing(found) => Cell::Firing(general(found)),
+            Cell::Started
+            | Cell::InFlight
+            | Cell::Ended(..)
+            | Cell::Deadline(_)
+            | Cell::DeadlineExceeded(_)
+            | Cell::Messages(_)
+            | Cell::Unmeasured(_)
+            | Cell::Connections(..)
+            | Cell::Opened
+            | Cell::Closed
+            | Cell::Entered(_)
+            | Cell::Rst(..)
+            | Cell::Exchange(..)
+            | Cell::WithoutSide => self,
+        }
     }
 }
 
@@ -142,6 +190,12 @@ impl Update {
 
     pub(super) fn observe(&mut self, distribution: Distribution, value: u64) {
         self.values.push((distribution, value));
+    }
+
+    /// The same as the workload `_OTHER` counts it, whose room is set aside and so must be known beforehand.
+    pub(super) fn general(&self) -> Update {
+        let cells = self.cells.iter().map(|(cell, amount)| (cell.general(), *amount));
+        Update { cells: cells.collect(), values: self.values.clone() }
     }
 }
 

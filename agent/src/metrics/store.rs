@@ -18,7 +18,7 @@ use super::series::{Cell, Key, Level, Scope, State, Update};
 
 const SHARDS: usize = 8;
 /// Series set aside for the workload `_OTHER`: on each side every outcome, deadline, status and error type,
-/// and its connections. The test `the_last_resort_fits_into_what_is_set_aside` holds the number.
+/// its connections, and every finding. The test `the_last_resort_fits_into_what_is_set_aside` holds the number.
 const SET_ASIDE: usize = 4_000;
 /// Fewest series that make sense: twice what is set aside.
 const SERIES_MIN: usize = 2 * SET_ASIDE;
@@ -223,8 +223,17 @@ pub(super) struct Locked<'a> {
 impl Locked<'_> {
     /// Counts an observation under a key, or under the one that takes its overflow, and says where.
     pub(super) fn place(&mut self, mut key: Key, update: &Update) -> Place {
+        let general;
+        let mut update = update;
         loop {
             let level = key.level();
+            if level == Level::WorkloadOverflow && matches!(key.scope, Scope::Findings(..)) {
+                general = update.general();
+                update = &general;
+                let slot = self.shard.index.get(&key).copied();
+                let slot = slot.unwrap_or_else(|| self.shard.insert(key, level, self.now));
+                return self.apply(slot, update);
+            }
             let known = self.shard.index.get(&key).copied();
             if known.is_none() && self.shard.has_all_methods(&key, &self.store.budget.limits) {
                 self.store.budget.dropped_by_methods.fetch_add(1, Ordering::Relaxed);
@@ -257,6 +266,12 @@ impl Locked<'_> {
             let key = entry.key.clone();
             self.place(key, update)
         }
+    }
+
+    /// The place is that of the workload `_OTHER`, which counts without causes.
+    pub(super) fn is_general(&self, place: Place) -> bool {
+        let entry = self.shard.entries.get(place.slot as usize).and_then(|slot| slot.entry.as_ref());
+        entry.is_some_and(|entry| entry.level == Level::WorkloadOverflow)
     }
 
     /// The place is still what it was.
@@ -311,9 +326,17 @@ impl Shard {
                 let methods = self.methods.get(&(Arc::clone(&key.workload), *side));
                 methods.is_some_and(|count| *count >= limits.methods_per_workload_max)
             }
-            Scope::Calls(_, Method::Other | Method::Unresolved | Method::Invalid) | Scope::Connections => {
-                false
+            // A method has a name here if it has one, or could have one, where its calls are counted.
+            Scope::Findings(Some(side), Some(method @ Method::Named(_))) => {
+                let scope = Scope::Calls(*side, method.clone());
+                let calls = Key { workload: Arc::clone(&key.workload), scope };
+                self.has_all_methods(&calls, limits) && !self.index.contains_key(&calls)
             }
+            // Without a side there are no calls to go by.
+            Scope::Findings(None, Some(Method::Named(_))) => true,
+            Scope::Calls(_, Method::Other | Method::Unresolved | Method::Invalid)
+            | Scope::Connections
+            | Scope::Findings(_, Some(Method::Other | Method::Unresolved | Method::Invalid) | None) => false,
         }
     }
 

@@ -4,6 +4,7 @@
 
 pub mod call;
 pub mod escape;
+pub mod findings;
 pub mod json;
 pub mod frames;
 pub mod table;

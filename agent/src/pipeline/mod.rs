@@ -14,7 +14,7 @@ use agent_core::{ConnectionId, Limits, Observation, Observer, Timestamp};
 use crate::capture::kernel::Captured;
 use crate::identity::Identities;
 
-pub use subject::Subject;
+pub use subject::{Subject, pid};
 pub use watch::{Stop, Watched, capture_options, monotonic_now, start_capture, unix_offset_ns, watch};
 
 /// What observations are for.
@@ -33,8 +33,9 @@ pub trait Listener {
         observation: Observation,
     );
 
-    /// A detector has spoken. Nothing does in a pipeline without detectors.
-    fn handle_finding(&mut self, _finding: Finding) {}
+    /// A detector has spoken, about this connection or about nothing that is open. Nothing does in a pipeline without
+    /// detectors.
+    fn handle_finding(&mut self, _subject: Option<&Subject>, _finding: Finding) {}
 }
 
 /// The core with the connections that it follows.
@@ -153,17 +154,19 @@ impl<L: Listener> Pipeline<L> {
             if let Some((subject, connection)) = self.subjects.get_mut(&id) {
                 self.listener.handle_observation(subject, connection, observation);
             }
+            // Before the connection is forgotten that it may be about.
+            self.drain_findings();
             if ended {
                 self.subjects.remove(&id);
             }
         }
-        self.drain_findings();
     }
 
     fn drain_findings(&mut self) {
         let Some(detectors) = &mut self.detectors else { return };
         while let Some(finding) = detectors.poll_finding() {
-            self.listener.handle_finding(finding);
+            let subject = finding.about.connection.and_then(|connection| self.subjects.get(&connection));
+            self.listener.handle_finding(subject.map(|(subject, _)| subject), finding);
         }
     }
 }

@@ -12,6 +12,12 @@ use crate::identity::{Identities, Identity};
 /// Process ids are below 2^22 (proc_pid_max(5), `kernel.pid_max`).
 const PID_BITS: u32 = 22;
 
+/// The process id that is in the detectors' number of a process.
+#[must_use]
+pub fn pid(process: ProcessId) -> u32 {
+    (process.0 & ((1 << PID_BITS) - 1)) as u32
+}
+
 /// A connection's process and addresses, as the observed socket sees them.
 #[derive(Clone, Debug)]
 pub struct Subject {

@@ -1,0 +1,205 @@
+//! `grpcscope findings`: what is wrong on this node, as it is found.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use agent_core::Observation;
+use agent_core::detectors::Finding;
+use anyhow::Context;
+use serde::Serialize;
+
+use super::live::{self, Printer};
+use crate::capture::kernel::{Counters, KernelCapture};
+use crate::cli::CaptureArgs;
+use crate::config::Config;
+use crate::exit::Failure;
+use crate::findings::{About, Entry, Filter};
+use crate::identity::Identities;
+use crate::output::findings::FindingLines;
+use crate::output::json;
+use crate::output::terminal::Look;
+use crate::pipeline::{self, Listener, Pipeline, Stop, Subject};
+
+/// Arguments of `findings`.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct FindingsArgs {
+    /// Watch, and print each finding when it is made
+    #[arg(long)]
+    pub live: bool,
+
+    /// Only this finding: deadline_missing, flow_control_stall, …
+    #[arg(long, value_name = "NAME")]
+    pub finding: Option<String>,
+
+    /// Only what is found on this workload
+    #[arg(long, value_name = "NAME")]
+    pub service_name: Option<String>,
+
+    /// firing, quiet or undecided
+    #[arg(long, value_name = "VERDICT")]
+    pub verdict: Option<String>,
+
+    /// Print JSON: of --live one object a line
+    #[arg(long)]
+    pub json: bool,
+
+    /// How the kernel is watched, with --live.
+    #[command(flatten)]
+    pub capture: CaptureArgs,
+}
+
+/// Shows findings as they are made, until a signal asks for the end or nobody reads any more.
+///
+/// # Errors
+/// A permission is missing, the kernel cannot be watched, or a signal came.
+pub fn execute(args: &FindingsArgs, config: &Config) -> Result<(), Failure> {
+    let filter = Filter {
+        finding: args.finding.clone(),
+        service_name: args.service_name.clone(),
+        verdict: args.verdict.clone(),
+    };
+    let capture = pipeline::start_capture(&config.capture)?;
+    let form = if args.json {
+        Form::Json
+    } else {
+        Form::Lines(FindingLines::new(Look::of_stdout(config.log.color)))
+    };
+    let stop = Stop::default();
+    let (limits, thresholds, asked) = (config.core_limits(), config.findings.thresholds(), stop.clone());
+    live::watch_and_print(capture, &stop, move |capture| {
+        let mut printer = FindingPrinter::new(form, filter, asked, io::stdout());
+        printer.write_ready(capture).context("write to the standard output")?;
+        let identities = Identities::new("/proc", Identities::CAPACITY);
+        Ok(Pipeline::new(limits, identities, printer).with_detectors(thresholds))
+    })
+}
+
+enum Form {
+    Json,
+    Lines(FindingLines),
+}
+
+/// Prints each finding that is asked for.
+struct FindingPrinter<W> {
+    out: W,
+    form: Form,
+    filter: Filter,
+    stop: Stop,
+    unix_offset_ns: i64,
+    counters: Counters,
+    /// By finding and verdict.
+    counts: BTreeMap<(String, String), u64>,
+    /// The output does not work any more, and why.
+    broken: Option<io::Error>,
+}
+
+/// A finding as a line of JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    r#type: &'static str,
+    time: f64,
+    connection: Option<u64>,
+    stream: Option<u32>,
+    #[serde(flatten)]
+    entry: &'a Entry,
+}
+
+impl<W: Write> FindingPrinter<W> {
+    fn new(form: Form, filter: Filter, stop: Stop, out: W) -> Self {
+        FindingPrinter {
+            out,
+            form,
+            filter,
+            stop,
+            unix_offset_ns: pipeline::unix_offset_ns(),
+            counters: Counters::default(),
+            counts: BTreeMap::new(),
+            broken: None,
+        }
+    }
+
+    /// Says that findings are made from now on.
+    fn write_ready(&mut self, capture: &KernelCapture) -> io::Result<()> {
+        match &self.form {
+            Form::Json => json::write_line(&mut self.out, &live::ready(capture))?,
+            Form::Lines(lines) => lines.write_header(&mut self.out)?,
+        }
+        self.out.flush()
+    }
+
+    fn write(&mut self, entry: &Entry) -> io::Result<()> {
+        match &self.form {
+            Form::Json => {
+                let (connection, stream) =
+                    entry.example.as_ref().map(|example| (example.connection, example.stream)).unzip();
+                let time = entry.last_seen;
+                let line = Line { r#type: "finding", time, connection, stream: stream.flatten(), entry };
+                json::write_line(&mut self.out, &line)?;
+            }
+            Form::Lines(lines) => lines.write_entry(&mut self.out, entry)?,
+        }
+        self.out.flush()
+    }
+
+    fn write_summary(&mut self) -> io::Result<()> {
+        match &self.form {
+            Form::Json => {
+                let mut findings: BTreeMap<&str, BTreeMap<&str, u64>> = BTreeMap::new();
+                for ((finding, verdict), count) in &self.counts {
+                    findings.entry(finding).or_default().insert(verdict, *count);
+                }
+                let mut summary = live::summary_of(&self.counters);
+                summary.insert("findings".to_owned(), serde_json::to_value(findings).unwrap_or_default());
+                json::write_line(&mut self.out, &summary)?;
+            }
+            Form::Lines(_) => {
+                writeln!(self.out)?;
+                if self.counts.is_empty() {
+                    writeln!(self.out, "nothing found")?;
+                }
+                for ((finding, verdict), count) in &self.counts {
+                    writeln!(self.out, "{count} {finding} {verdict}")?;
+                }
+                writeln!(self.out, "{}", live::losses_of(&self.counters))?;
+            }
+        }
+        self.out.flush()
+    }
+}
+
+impl<W: Write> Printer for FindingPrinter<W> {
+    fn handle_counters(&mut self, counters: &Counters) {
+        self.counters = counters.clone();
+    }
+
+    fn finish(&mut self) -> anyhow::Result<()> {
+        let result = match self.broken.take() {
+            None => self.write_summary(),
+            Some(error) => Err(error),
+        };
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result.context("write to the standard output"),
+        }
+    }
+}
+
+impl<W: Write> Listener for FindingPrinter<W> {
+    type Connection = ();
+
+    fn handle_connection(&mut self, _subject: &Subject) {}
+
+    fn handle_observation(&mut self, _subject: &Subject, (): &mut (), _observation: Observation) {}
+
+    fn handle_finding(&mut self, subject: Option<&Subject>, finding: Finding) {
+        let entry = Entry::of(&finding, &About::of(subject, &finding), self.unix_offset_ns);
+        if self.broken.is_some() || !self.filter.accepts(&entry) {
+            return;
+        }
+        *self.counts.entry((entry.finding.clone(), entry.verdict.clone())).or_default() += 1;
+        if let Err(error) = self.write(&entry) {
+            self.broken = Some(error);
+            self.stop.stop();
+        }
+    }
+}

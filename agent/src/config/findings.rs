@@ -1,0 +1,175 @@
+//! When each detector speaks: `findings.DETECTOR.KEY`, a section a file of `agent-core/src/detectors`.
+//!
+//! The defaults are those of the core, so that they stand in one place; here is only how people write them. A new
+//! threshold is a line of [`detectors!`] with its type, the core's field, and a sentence, which is also what
+//! `docs/findings.md` and `grpcscope explain` say of it.
+
+use std::ffi::OsString;
+
+use agent_core::detectors;
+use serde::{Deserialize, Serialize};
+
+use super::ConfigError;
+use super::environment::Environment;
+use super::values::{Age, ByteSize, Ratio};
+
+/// A setting that the core has in a type of its own.
+trait Threshold<Core>: std::fmt::Display + Sized {
+    fn of_core(core: Core) -> Self;
+    fn to_core(&self) -> Core;
+    fn parse(text: &str) -> Result<Self, String>;
+}
+
+/// The core has nanoseconds.
+impl Threshold<u64> for Age {
+    fn of_core(core: u64) -> Self {
+        Age(std::time::Duration::from_nanos(core))
+    }
+
+    fn to_core(&self) -> u64 {
+        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl Threshold<u64> for ByteSize {
+    fn of_core(core: u64) -> Self {
+        ByteSize(core)
+    }
+
+    fn to_core(&self) -> u64 {
+        self.0
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl Threshold<f64> for Ratio {
+    fn of_core(core: f64) -> Self {
+        Ratio(core)
+    }
+
+    fn to_core(&self) -> f64 {
+        self.0
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+macro_rules! counts {
+    ($($type:ty),+) => {$(
+        impl Threshold<$type> for $type {
+            fn of_core(core: $type) -> Self {
+                core
+            }
+
+            fn to_core(&self) -> $type {
+                *self
+            }
+
+            fn parse(text: &str) -> Result<Self, String> {
+                text.parse().map_err(|_| format!("`{text}` is no count: write it like 4000"))
+            }
+        }
+    )+};
+}
+
+counts!(u32, u64, usize);
+
+/// A threshold, as the documentation has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Documented {
+    /// `findings.DETECTOR.KEY`.
+    pub key: String,
+    /// Its default.
+    pub default: String,
+    /// What it is, in a sentence.
+    pub text: String,
+}
+
+macro_rules! detectors {
+    ($($(#[$section_doc:meta])* $section:ident: $config:ident {
+        $($(#[doc = $doc:literal])+ $key:ident: $type:ty => $field:ident,)+
+    })+) => {
+        /// When each detector speaks.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct FindingsConfig {
+            $($(#[$section_doc])* pub $section: $config,)+
+        }
+
+        $(
+            $(#[$section_doc])*
+            #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+            #[serde(default, deny_unknown_fields)]
+            pub struct $config {
+                $($(#[doc = $doc])+ pub $key: $type,)+
+            }
+
+            impl Default for $config {
+                fn default() -> Self {
+                    let core = detectors::$section::Thresholds::default();
+                    $config { $($key: Threshold::of_core(core.$field),)+ }
+                }
+            }
+        )+
+
+        impl FindingsConfig {
+            /// As the core wants them.
+            #[must_use]
+            pub fn thresholds(&self) -> detectors::Thresholds {
+                let mut thresholds = detectors::Thresholds::default();
+                $($(thresholds.$section.$field = self.$section.$key.to_core();)+)+
+                thresholds
+            }
+
+            /// Every threshold with its default, in the order in which they are documented.
+            #[must_use]
+            pub fn documented() -> Vec<Documented> {
+                let defaults = FindingsConfig::default();
+                vec![$($(Documented {
+                    key: concat!("findings.", stringify!($section), ".", stringify!($key)).to_owned(),
+                    default: defaults.$section.$key.to_string(),
+                    text: concat!($($doc),+).trim().to_owned(),
+                },)+)+]
+            }
+
+            /// Sets what the environment names.
+            ///
+            /// # Errors
+            /// A value makes no sense.
+            pub(super) fn apply(
+                &mut self,
+                variable: &dyn Fn(&str) -> Option<OsString>,
+            ) -> Result<(), ConfigError> {
+                let environment = Environment { variable };
+                $($(
+                    let name = concat!("GRPCSCOPE_FINDINGS_", stringify!($section), "_", stringify!($key));
+                    environment.set(
+                        &name.to_uppercase(),
+                        &mut self.$section.$key,
+                        |text| Threshold::parse(text),
+                    )?;
+                )+)+
+                Ok(())
+            }
+        }
+    };
+}
+
+detectors! {
+    /// Deadlines of single calls.
+    deadlines: DeadlinesConfig {
+        /// A unary call with a longer timeout has no deadline to speak of.
+        absurd_timeout: Age => absurd_ns,
+        /// A completion is late when it comes more than this after the deadline.
+        late_completion: Age => late_ns,
+    }
+}

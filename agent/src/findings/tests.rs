@@ -1,0 +1,143 @@
+//! The list: what is put together, what is forgotten, what is said of it.
+
+use std::sync::Arc;
+
+use agent_core::detectors::{self, Finding, Owner, ProcessId, Verdict, deadlines};
+use agent_core::observation::Side;
+use agent_core::{ConnectionId, Timestamp};
+
+use super::*;
+use crate::metrics::{Format, Metrics, SeriesLimits};
+
+const SECOND: u64 = 1_000_000_000;
+
+fn list() -> (Findings, Arc<Metrics>) {
+    let metrics = Arc::new(Metrics::new(SeriesLimits::default()));
+    (Findings::new(Arc::clone(&metrics)), metrics)
+}
+
+fn missing(method: &str, stream: u32, second: u64) -> Finding {
+    let owner = Owner { process: ProcessId(7 << 22 | 42), workload: Arc::from("orders") };
+    Finding {
+        claim: deadlines::Claim::Missing { invalid: false }.into(),
+        verdict: Verdict::Firing,
+        about: detectors::About {
+            owner: Some(Arc::new(owner)),
+            connection: Some(ConnectionId(17)),
+            stream: Some(stream),
+            side: Some(Side::Client),
+            method: Some(Arc::from(method)),
+            peer: None,
+        },
+        time: Timestamp(second * SECOND),
+    }
+}
+
+fn answer(list: &Findings, filter: &Filter) -> Answer {
+    list.answer(filter, Timestamp(100 * SECOND), 0)
+}
+
+#[test]
+fn findings_that_differ_in_their_numbers_only_are_one_entry_with_the_latest_numbers() {
+    let (list, _) = list();
+    for (timeout_ns, second) in [(1_000_000, 1), (2_000_000, 5)] {
+        let claim = deadlines::Claim::LateCompletion { timeout_ns, past_ns: 3 * timeout_ns };
+        list.handle(
+            None,
+            Finding { claim: claim.into(), ..missing("/shop.Cart/Add", second as u32, second) },
+        );
+    }
+    list.handle(None, missing("/shop.Cart/Add", 9, 6));
+    let Answer { findings, undecided, forgotten } = answer(&list, &Filter::default());
+    let late = serde_json::to_value(&findings[0]).expect("an entry is JSON");
+    assert_eq!(
+        late,
+        serde_json::json!({
+            "finding": "deadline_late_completion", "level": "problem", "verdict": "firing", "cause": null,
+            "link": null, "service_name": "orders", "pid": 42, "side": "client", "rpc_method": "shop.Cart/Add",
+            "peer": null, "count": 2, "first_seen": 1.0, "last_seen": 5.0,
+            "evidence": {"timeout_seconds": 0.002, "past_deadline_seconds": 0.006},
+            "sentence": "was completed 6.000 ms after its deadline of 2.000 ms",
+            "example": {"connection": 17, "stream": 5, "client": null, "server": null},
+        })
+    );
+    assert_eq!((findings.len(), undecided.len(), forgotten), (2, 0, 0));
+    assert_eq!(
+        (findings[1].finding.as_str(), findings[1].cause.as_deref()),
+        ("deadline_missing", Some("absent"))
+    );
+}
+
+#[test]
+fn what_is_undecided_is_counted_by_finding_and_has_its_own_entry() {
+    let (list, metrics) = list();
+    list.handle(None, missing("/a.B/C", 1, 1));
+    for stream in [3, 5] {
+        list.handle(None, Finding { verdict: Verdict::Undecided, ..missing("/a.B/C", stream, 2) });
+    }
+    let all = answer(&list, &Filter::default());
+    assert_eq!(all.undecided, [Undecided { finding: "deadline_missing".into(), count: 2 }]);
+    let counts: Vec<(&str, u64)> =
+        all.findings.iter().map(|entry| (entry.verdict.as_str(), entry.count)).collect();
+    assert_eq!(counts, [("firing", 1), ("undecided", 2)]);
+    let text = String::from_utf8(metrics.encode(Format::Text).expect("it can be written")).expect("text");
+    let counted = |verdict: &str| {
+        text.lines().any(|line| {
+            line.starts_with("grpcscope_findings_total{")
+                && line.contains(&format!("verdict=\"{verdict}\""))
+                && line.ends_with(if verdict == "firing" { " 1" } else { " 2" })
+        })
+    };
+    assert!(counted("firing") && counted("undecided"), "{text}");
+}
+
+#[test]
+fn a_filter_leaves_out_what_was_not_asked_for() {
+    let (list, _) = list();
+    list.handle(None, missing("/a.B/C", 1, 1));
+    list.handle(None, Finding { verdict: Verdict::Undecided, ..missing("/a.B/C", 3, 2) });
+    let some = |text: &str| Some(text.to_owned());
+    let count = |filter: Filter| answer(&list, &filter).findings.len();
+    assert_eq!(count(Filter { verdict: some("undecided"), ..Filter::default() }), 1);
+    assert_eq!(count(Filter { finding: some("deadline_missing"), ..Filter::default() }), 2);
+    assert_eq!(count(Filter { finding: some("goaway"), ..Filter::default() }), 0);
+    assert_eq!(count(Filter { service_name: some("orders"), ..Filter::default() }), 2);
+    assert_eq!(count(Filter { service_name: some("order"), ..Filter::default() }), 0);
+}
+
+#[test]
+fn at_the_bound_the_oldest_entries_go_and_are_counted() {
+    let (list, metrics) = list();
+    for number in 0..1_001 {
+        list.handle(None, missing(&format!("/a.B/C{number}"), 1, number));
+    }
+    let all = list.answer(&Filter::default(), Timestamp(1_001 * SECOND), 0);
+    assert_eq!(all.findings.len() as u64 + all.forgotten, 1_001);
+    assert!((1..=200).contains(&all.forgotten), "{}", all.forgotten);
+    let oldest = all.findings.iter().map(|entry| entry.first_seen as u64).min();
+    assert_eq!(oldest, Some(all.forgotten));
+    let text = String::from_utf8(metrics.encode(Format::Text).expect("it can be written")).expect("text");
+    assert!(text.contains(&format!("\ngrpcscope_findings_forgotten_total {}\n", all.forgotten)), "{text}");
+}
+
+#[test]
+fn a_method_that_is_none_and_a_peer_that_is_too_long_are_named_so() {
+    let (list, _) = list();
+    for number in 0..50 {
+        let mut finding = missing(&format!("/a\u{1b}[31m{number}/\u{202e}"), 1, 1);
+        finding.about.peer = Some(Arc::from("x".repeat(1_000 + number)));
+        list.handle(None, finding);
+    }
+    let all = answer(&list, &Filter::default());
+    assert_eq!(all.findings.len(), 1);
+    assert_eq!(all.findings[0].rpc_method.as_deref(), Some("invalid"));
+    assert_eq!(all.findings[0].peer.as_deref(), Some("invalid"));
+}
+
+#[test]
+fn what_nothing_happened_to_for_an_hour_is_not_shown() {
+    let (list, _) = list();
+    list.handle(None, missing("/a.B/C", 1, 1));
+    let shown = |second: u64| list.answer(&Filter::default(), Timestamp(second * SECOND), 0).findings.len();
+    assert_eq!((shown(3_601), shown(3_602)), (1, 0));
+}
