@@ -152,7 +152,8 @@ fn w7_a_stall_ends_with_its_stream_when_no_credit_comes() {
     // Where only the observation ends, it lasts.
     let mut scenario = small_window();
     scenario.send(SERVER, &data(1, 0, &part(100))).wait(30).finish();
-    assert_eq!((only(&scenario).end, only(&scenario).until), (None, None));
+    assert_eq!(only(&scenario).end, Some(StallEnd::ObservationEnded));
+    assert_eq!(only(&scenario).lasted_ns(Timestamp(0)), 30_000_000);
 }
 
 #[test]

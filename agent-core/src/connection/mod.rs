@@ -187,8 +187,8 @@ impl Connection {
     pub(crate) fn finish(&mut self, time: Timestamp, how: Finish, shared: &mut Shared) {
         let closed = self.closing;
         match how {
-            Finish::Ended => self.finish_stalls(Some(closed.unwrap_or(time)), shared),
-            Finish::EndOfObservation | Finish::Evicted => self.finish_stalls(closed, shared),
+            Finish::Ended => self.finish_stalls(Some(closed.unwrap_or(time)), time, shared),
+            Finish::EndOfObservation | Finish::Evicted => self.finish_stalls(closed, time, shared),
         }
         let mut ids: Vec<u32> = self.streams.keys().copied().collect();
         ids.sort_unstable();

@@ -287,13 +287,15 @@ impl Connection {
     }
 
     /// Nothing more will be seen of the connection: what lasts is said as it stands, unless the connection was `closed`.
-    pub(super) fn finish_stalls(&mut self, closed: Option<Timestamp>, shared: &mut Shared) {
+    pub(super) fn finish_stalls(&mut self, closed: Option<Timestamp>, now: Timestamp, shared: &mut Shared) {
         if let Some(closed) = closed {
             for open in std::mem::take(&mut self.stalls.open) {
                 self.close_stall(&open, closed, shared);
             }
         } else {
-            self.visit_open_stalls(&mut |stall| {
+            self.visit_open_stalls(&mut |mut stall| {
+                stall.until = Some(now);
+                stall.end = Some(StallEnd::ObservationEnded);
                 shared.observations.push_back(Observation::Stalled(Box::new(stall)));
             });
         }

@@ -11,6 +11,7 @@ pub mod connection_health;
 pub mod correlation;
 pub mod deadlines;
 pub mod errors;
+pub mod flow_control;
 mod finding;
 mod party;
 pub mod stream_limit;
@@ -39,6 +40,8 @@ pub enum Claim {
     ConnectionHealth(connection_health::Claim),
     /// Of the status of a call.
     Error(errors::Claim),
+    /// Of a sender that has to wait.
+    FlowControl(flow_control::Claim),
 }
 
 impl Claim {
@@ -50,6 +53,7 @@ impl Claim {
             Claim::StreamLimit(claim) => claim,
             Claim::ConnectionHealth(claim) => claim,
             Claim::Error(claim) => claim,
+            Claim::FlowControl(claim) => claim,
         }
     }
 }
@@ -78,6 +82,12 @@ impl From<errors::Claim> for Claim {
     }
 }
 
+impl From<flow_control::Claim> for Claim {
+    fn from(claim: flow_control::Claim) -> Self {
+        Claim::FlowControl(claim)
+    }
+}
+
 /// When each detector speaks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Thresholds {
@@ -87,6 +97,8 @@ pub struct Thresholds {
     pub stream_limit: stream_limit::Thresholds,
     /// GOAWAY and PING.
     pub connection_health: connection_health::Thresholds,
+    /// Stalls of flow control.
+    pub flow_control: flow_control::Thresholds,
 }
 
 /// How often detectors look at what lasts.
@@ -118,6 +130,8 @@ pub(crate) struct Watched {
     sync: Sync,
     stream_limit: stream_limit::OfConnection,
     health: connection_health::OfConnection,
+    /// Set by the first stall.
+    flow_control: Option<Box<flow_control::Remembered>>,
 }
 
 impl Watched {
@@ -129,6 +143,7 @@ impl Watched {
             sync: Sync::Synced,
             stream_limit: stream_limit::OfConnection::default(),
             health: connection_health::OfConnection::default(),
+            flow_control: None,
         }
     }
 
@@ -257,6 +272,9 @@ impl Detectors {
                 let (thresholds, now) = (&thresholds.stream_limit, limit.until.unwrap_or(limit.from));
                 stream_limit::handle_at_limit(thresholds, connection, limit, now, out);
             }
+            Observation::Stalled(stall) => {
+                flow_control::handle_stalled(&thresholds.flow_control, connection, stall, out);
+            }
             Observation::ConnectionEnded(summary) => {
                 connection_health::handle_connection_ended(connection, summary.closed, out);
                 self.connections.remove(&summary.connection);
@@ -267,17 +285,22 @@ impl Detectors {
             | Observation::RequestEnded(_)
             | Observation::LateWork(_)
             | Observation::Authority(_)
-            | Observation::Intermediary(_)
-            | Observation::Stalled(_) => {}
+            | Observation::Intermediary(_) => {}
         }
     }
 
     /// Looks at what lasts, if that is due. `observer` is the one whose observations are handed on: it is asked how its open
     /// calls stand.
-    pub fn handle_timeout(&mut self, _observer: &Observer, now: Timestamp) {
+    pub fn handle_timeout(&mut self, observer: &Observer, now: Timestamp) {
         if self.tick.is_some_and(|tick| tick <= now) {
             self.tick = Some(now.plus(TICK_NS));
             connection_health::handle_timeout(&mut self.notices, &mut self.connections, now, &mut self.out);
+            observer.visit_open_stalls(|stall| {
+                if let Some(connection) = self.connections.get_mut(&stall.connection) {
+                    let thresholds = &self.thresholds.flow_control;
+                    flow_control::handle_open_stall(thresholds, connection, &stall, now, &mut self.out);
+                }
+            });
         }
     }
 

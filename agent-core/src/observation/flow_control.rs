@@ -88,6 +88,8 @@ pub enum StallEnd {
     Data,
     /// The stream, or the connection, ended meanwhile: the credit never came.
     Closed,
+    /// It lasted when the observation ended, or the connection was given up.
+    ObservationEnded,
 }
 
 /// Shortest round trips that were seen on a connection, in nanoseconds; `None` if none was seen.
