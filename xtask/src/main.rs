@@ -4,12 +4,15 @@
 
 mod bench;
 mod dashboards;
+mod child;
 mod debian;
 mod demo;
 mod fuzz;
 mod kernels;
 mod mutate;
+mod programs;
 mod repo;
+mod scenarios;
 mod setup;
 mod shell;
 mod test;
@@ -34,6 +37,8 @@ enum Command {
     Test(test::Args),
     /// Show grpcscope at work on a small system of its own, and compare what was done with what was seen.
     Demo(demo::Args),
+    /// Provoke every finding by processes that misbehave, and compare what was provoked with what was found.
+    Scenarios(scenarios::Args),
     /// Write the Grafana dashboard.
     Dashboards(dashboards::Args),
     /// Measure, side by side with peers.
@@ -51,6 +56,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Scenarios(args) => scenarios::run(&args),
         Command::Dashboards(args) => dashboards::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),

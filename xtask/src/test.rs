@@ -12,6 +12,7 @@ use crate::bench::instructions::{self, Counted};
 use crate::fuzz;
 use crate::kernels::{self, Outcome};
 use crate::repo;
+use crate::scenarios::{self, Tested};
 use crate::setup::{self, Purpose};
 use crate::shell::{Cmd, cmd};
 
@@ -48,6 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     steps.step("clippy, kernel side", clippy_of_the_kernel_side);
     steps.step("tests", || run_tests(&mut counts));
     steps.step("instructions", || count_instructions(&mut counts));
+    steps.step("scenarios", || play_scenarios(&mut counts));
     steps.step("fuzz", fuzz::run_for_ci);
     if with_kernels {
         steps.step("kernels", || run_kernels(&mut counts));
@@ -99,6 +101,19 @@ fn count_instructions(counts: &mut Counts) -> Result<()> {
         Ok(Counted::Skipped(reason)) => counts.not_run.push(reason),
         Err(error) => {
             counts.failed.push("instruction counts".to_owned());
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Real processes that do something wrong, and what is found of them.
+fn play_scenarios(counts: &mut Counts) -> Result<()> {
+    match scenarios::run_for_tests() {
+        Ok(Tested::Passed(passed)) => counts.passed_or_skipped += passed,
+        Ok(Tested::Skipped(reason)) => counts.not_run.push(reason),
+        Err(error) => {
+            counts.failed.push("scenarios".to_owned());
             return Err(error);
         }
     }

@@ -4,23 +4,18 @@
 //! for a while, stops everything, and compares call by call. Where the kernel or the rights do not allow BPF, it says
 //! so and does the same with a recording of the shop, which needs neither.
 
-mod child;
 mod compare;
 mod live;
 mod recording;
 mod table;
 
-use std::path::PathBuf;
-use std::process::Command;
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::json;
 
 use self::compare::{Call, Comparison};
 use self::table::Table;
-use crate::repo;
+use crate::programs::Programs;
 use crate::setup::{self, Purpose};
-use crate::shell::cmd;
 
 /// Show grpcscope at work on a small system of its own, and compare what was done with what was seen.
 #[derive(clap::Args)]
@@ -59,12 +54,6 @@ struct Run {
     farewell: String,
 }
 
-/// The programs that take part.
-struct Programs {
-    grpcscope: PathBuf,
-    demo: PathBuf,
-}
-
 /// Runs `cargo xtask demo`.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !(args.seconds > 0.0 && args.seconds <= 86_400.0) {
@@ -73,8 +62,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.no_setup {
         setup::set_up(&[Purpose::Builds])?;
     }
-    let programs = build(args.debug)?;
-    let run = match why_not_live(args, &programs)? {
+    eprintln!("demo: building (the first time takes a few minutes)");
+    let programs = Programs::build(args.debug)?;
+    let why_not_live = match args.recording {
+        true => Some("A recording was asked for.".to_owned()),
+        false => programs.why_not_live()?,
+    };
+    let run = match why_not_live {
         None => live::watch(args, &programs)?,
         Some(reason) => {
             eprintln!("{reason}\nSo this is a recording of the demo, which needs no rights.\n");
@@ -82,42 +76,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     };
     report(run, args.json)
-}
-
-fn build(debug: bool) -> Result<Programs> {
-    eprintln!("demo: building (the first time takes a few minutes)");
-    let mut build = cmd("cargo")
-        .args(["build", "--quiet", "--package", "agent", "--package", "proto", "--bins"])
-        .dir(repo::root());
-    let mut profile = "debug";
-    if !debug {
-        build = build.arg("--release");
-        profile = "release";
-    }
-    build.run()?;
-    let folder = match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(target) => repo::root().join(target),
-        None => repo::root().join("target"),
-    };
-    let program = |name: &str| {
-        let path = folder.join(profile).join(name);
-        path.is_file().then_some(path).with_context(|| format!("cargo did not build {name}"))
-    };
-    Ok(Programs { grpcscope: program("grpcscope")?, demo: program("grpcscope-demo")? })
-}
-
-/// Asks `grpcscope check` whether this machine can be watched, and returns what it says if not.
-fn why_not_live(args: &Args, programs: &Programs) -> Result<Option<String>> {
-    if args.recording {
-        return Ok(Some("A recording was asked for.".to_owned()));
-    }
-    let output =
-        Command::new(&programs.grpcscope).arg("check").output().context("start `grpcscope check`")?;
-    if output.status.success() {
-        return Ok(None);
-    }
-    let words = [output.stdout, output.stderr].concat();
-    Ok(Some(format!("`grpcscope check` says:\n{}", String::from_utf8_lossy(&words).trim_end())))
 }
 
 /// Compares, says so, and fails if anything differs.

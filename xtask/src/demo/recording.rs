@@ -5,8 +5,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::Run;
 use super::compare::Call;
-use super::{Programs, Run};
+use crate::programs::Programs;
 use crate::repo;
 
 /// Made by `tcpdump -i lo` around `grpcscope-demo all`.

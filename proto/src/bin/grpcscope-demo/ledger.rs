@@ -9,6 +9,8 @@
 //! - `given_up` means that this process ended the call without a word of the other end (a client's timer or its
 //!   cancellation), or was told to stop working on it (a server's handler that is dropped). The other end's answer
 //!   may have crossed it on the wire.
+//!
+//! Between them stand the findings that a process provokes, for those who look for findings and not for calls (`provoked`).
 
 use std::fs::{File, OpenOptions};
 use std::future::Future;
@@ -23,6 +25,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status};
 
 use crate::budget::{Budget, timeout_of};
+use crate::provoked::{self, Provoked};
 use crate::streams::{Answers, Outgoing};
 
 /// Share of its timeout after which a call that was given up was given up because of it. Shoppers lose patience in the
@@ -32,7 +35,7 @@ const DEADLINE_PERCENT: u32 = 50;
 /// The book of one process.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    service: &'static str,
+    service: String,
     file: Option<Mutex<File>>,
 }
 
@@ -45,10 +48,20 @@ pub(crate) enum CallType {
     Bidi,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Side {
+/// Which side of a call this process has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
     Client,
     Server,
+}
+
+impl Side {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Side::Client => "client",
+            Side::Server => "server",
+        }
+    }
 }
 
 /// A call that is not over yet. Dropped without an end, it was given up.
@@ -59,9 +72,14 @@ pub(crate) struct Entry {
     method: &'static str,
     call_type: CallType,
     timeout: Option<Duration>,
+    /// It has a `grpc-timeout`, by the grammar or not.
+    has_timeout: bool,
     started: Instant,
+    started_ns: u64,
     requests: Counter,
     responses: u64,
+    /// How long after the deadline this process lets go of a stream of responses; `None`: never.
+    lets_go_after: Option<Duration>,
     over: bool,
 }
 
@@ -76,8 +94,9 @@ impl Counter {
 }
 
 impl Ledger {
-    /// Opens the book; without a file nothing is written.
-    pub(crate) fn open(service: &'static str, truth: Option<&Path>) -> anyhow::Result<Arc<Self>> {
+    /// Opens the book; without a file nothing is written. The process is called as its environment calls it, since that is
+    /// how others tell processes of one program apart.
+    pub(crate) fn open(service: &str, truth: Option<&Path>) -> anyhow::Result<Arc<Self>> {
         let file = match truth {
             None => None,
             Some(path) => {
@@ -87,6 +106,7 @@ impl Ledger {
                 ))
             }
         };
+        let service = std::env::var("OTEL_SERVICE_NAME").unwrap_or_else(|_| service.to_owned());
         Ok(Arc::new(Ledger { service, file }))
     }
 
@@ -134,7 +154,8 @@ impl Ledger {
             request.set_timeout(timeout);
         }
         let timeout = timeout_of(request.metadata());
-        (request, self.entry(Side::Client, method, call_type, timeout))
+        let has_timeout = timeout.is_some();
+        (request, self.entry(Side::Client, method, call_type, timeout, has_timeout))
     }
 
     /// A call that this process answers.
@@ -144,7 +165,8 @@ impl Ledger {
         call_type: CallType,
         request: &Request<T>,
     ) -> Entry {
-        let entry = self.entry(Side::Server, method, call_type, timeout_of(request.metadata()));
+        let has_timeout = request.metadata().contains_key("grpc-timeout");
+        let entry = self.entry(Side::Server, method, call_type, timeout_of(request.metadata()), has_timeout);
         if matches!(call_type, CallType::Unary | CallType::ServerStream) {
             entry.requests.add_one();
         }
@@ -157,6 +179,7 @@ impl Ledger {
         method: &'static str,
         call_type: CallType,
         timeout: Option<Duration>,
+        has_timeout: bool,
     ) -> Entry {
         Entry {
             ledger: Arc::clone(self),
@@ -164,11 +187,19 @@ impl Ledger {
             method,
             call_type,
             timeout,
+            has_timeout,
             started: Instant::now(),
+            started_ns: provoked::now_ns(),
             requests: Counter::default(),
             responses: 0,
+            lets_go_after: Some(Duration::ZERO),
             over: false,
         }
+    }
+
+    /// Writes down what this process provokes.
+    pub(crate) fn provokes(&self, provoked: &Provoked) {
+        self.write(&provoked.line(&self.service));
     }
 
     fn write(&self, line: &serde_json::Value) {
@@ -194,6 +225,22 @@ impl Entry {
     /// The counter of request messages, for a stream that reads them.
     pub(crate) fn requests(&self) -> Counter {
         self.requests.clone()
+    }
+
+    /// Something that this call provokes; whoever reads the truth finds it on this process and side.
+    pub(crate) fn provokes(&self, finding: &'static str) -> Provoked {
+        Provoked::since(finding, self.started_ns).by_call(self.side, self.method)
+    }
+
+    /// Client: the request was given a `grpc-timeout` that is none.
+    pub(crate) fn has_invalid_timeout(&mut self) {
+        (self.timeout, self.has_timeout) = (None, true);
+    }
+
+    /// Client: lets go of a stream of responses so long after the deadline, or never.
+    pub(crate) fn lets_go_after(mut self, deadline: Option<Duration>) -> Self {
+        self.lets_go_after = deadline;
+        self
     }
 
     pub(crate) fn count_response(&mut self) {
@@ -253,7 +300,7 @@ impl Entry {
         mut self,
         call: impl Future<Output = Result<Response<tonic::Streaming<T>>, Status>>,
     ) -> Result<Answers<T>, Status> {
-        let deadline = self.deadline();
+        let deadline = self.deadline().zip(self.lets_go_after).map(|(deadline, after)| deadline + after);
         match call.await {
             Ok(response) => Ok(Answers::new(self, response.into_inner(), deadline)),
             Err(status) => {
@@ -300,13 +347,12 @@ impl Entry {
         if std::mem::replace(&mut self.over, true) {
             return;
         }
+        let elapsed = self.started.elapsed();
+        self.provoked_by_its_deadline(outcome, elapsed);
         self.ledger.write(&serde_json::json!({
             "service": self.ledger.service,
             "pid": std::process::id(),
-            "side": match self.side {
-                Side::Client => "client",
-                Side::Server => "server",
-            },
+            "side": self.side.as_str(),
             "method": self.method,
             "call_type": match self.call_type {
                 CallType::Unary => "unary",
@@ -318,10 +364,27 @@ impl Entry {
             "outcome": outcome,
             "status": status.map(|code| code as i32),
             "given_up": given_up,
-            "elapsed_ns": u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            "elapsed_ns": u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
             "request_messages": self.requests.0.load(Ordering::Relaxed),
             "response_messages": self.responses,
         }));
+    }
+
+    /// What is to be found of the call itself: each end writes down its own.
+    fn provoked_by_its_deadline(&self, outcome: &str, elapsed: Duration) {
+        let Some(timeout) = self.timeout else {
+            let cause = if self.has_timeout { "invalid" } else { "absent" };
+            return self.ledger.provokes(&self.provokes("deadline_missing").because(cause));
+        };
+        if self.call_type == CallType::Unary && timeout > provoked::LONGEST_DEADLINE {
+            self.ledger.provokes(&self.provokes("deadline_absurd").because("too_long"));
+        }
+        if outcome == "deadline" {
+            self.ledger.provokes(&self.provokes("deadline_exceeded"));
+        }
+        if matches!(outcome, "ok" | "error") && elapsed > timeout + provoked::LATE {
+            self.ledger.provokes(&self.provokes("deadline_late_completion"));
+        }
     }
 }
 

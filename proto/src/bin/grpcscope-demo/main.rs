@@ -8,6 +8,7 @@
 //! that what an observer saw can be compared call by call.
 
 mod ledger;
+mod provoked;
 
 mod budget;
 mod streams;
@@ -20,6 +21,8 @@ mod storefront;
 
 mod load;
 
+mod scenario;
+
 mod all;
 mod dice;
 mod lifetime;
@@ -31,6 +34,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::ledger::Ledger;
+use crate::scenario::Scenario;
 
 /// The demo system of grpcscope: a shop of small gRPC services that write down what they do.
 #[derive(Debug, Parser)]
@@ -63,7 +67,7 @@ enum Command {
     Storefront {
         #[command(flatten)]
         service: Service,
-        /// Where inventory listens, as `http://ADDRESS:PORT`.
+        /// Where inventory listens, as `http://ADDRESS:PORT`; several with commas between them share the calls.
         #[arg(long)]
         inventory: String,
         /// Where orders listens.
@@ -72,6 +76,8 @@ enum Command {
     },
     /// The shoppers and the warehouse: make the calls.
     Load(load::Options),
+    /// A shopper who makes the calls of a scenario, and ends.
+    Shopper(scenario::shopper::Options),
 }
 
 /// What every service takes.
@@ -82,6 +88,9 @@ struct Service {
     listen: SocketAddr,
     #[command(flatten)]
     common: Common,
+    /// Misbehaves as this scenario has it.
+    #[arg(long)]
+    scenario: Option<Scenario>,
 }
 
 /// What every process takes.
@@ -103,7 +112,13 @@ fn main() -> anyhow::Result<()> {
         Command::All(options) => all::run(&options),
         Command::Inventory(service) => runtime.block_on(async {
             let ledger = Ledger::open("inventory", service.common.truth.as_deref())?;
-            serving::serve("inventory", &service, inventory::service(ledger)).await
+            match service.scenario {
+                Some(scenario) if !scenario.is_healthy() => {
+                    let inventory = scenario::inventory::service(ledger);
+                    serving::serve("inventory", &service, inventory).await
+                }
+                Some(_) | None => serving::serve("inventory", &service, inventory::service(ledger)).await,
+            }
         }),
         Command::Payments(service) => runtime.block_on(async {
             let ledger = Ledger::open("payments", service.common.truth.as_deref())?;
@@ -116,9 +131,21 @@ fn main() -> anyhow::Result<()> {
         }),
         Command::Storefront { service, inventory, orders } => runtime.block_on(async {
             let ledger = Ledger::open("storefront", service.common.truth.as_deref())?;
-            let storefront = storefront::service(ledger, inventory, orders)?;
-            serving::serve("storefront", &service, storefront).await
+            match service.scenario {
+                Some(scenario) if !scenario.is_healthy() => {
+                    let (storefront, ghosts) = scenario::storefront::service(scenario, ledger, inventory)?;
+                    serving::serve("storefront", &service, storefront).await?;
+                    ghosts.come_to_rest().await;
+                    Ok(())
+                }
+                Some(_) | None => {
+                    let patience = storefront::patience(service.scenario);
+                    let storefront = storefront::service(ledger, inventory, orders, patience)?;
+                    serving::serve("storefront", &service, storefront).await
+                }
+            }
         }),
         Command::Load(options) => runtime.block_on(load::run(options)),
+        Command::Shopper(options) => runtime.block_on(scenario::shopper::run(options)),
     }
 }

@@ -44,9 +44,15 @@ where
         .with_context(|| format!("{name} failed"))
 }
 
-/// A connection to the next hop, opened with its first call.
-pub(crate) fn next_hop(uri: String) -> anyhow::Result<Channel> {
-    let endpoint =
-        Endpoint::from_shared(uri.clone()).with_context(|| format!("{uri:?} is no address of a service"))?;
-    Ok(endpoint.connect_lazy())
+/// Connections to the next hop, opened with the first calls: one to each of `uris`, which have commas between them and
+/// share the calls.
+pub(crate) fn next_hop(uris: String) -> anyhow::Result<Channel> {
+    let endpoint = |uri: &str| {
+        Endpoint::from_shared(uri.to_owned()).with_context(|| format!("{uri:?} is no address of a service"))
+    };
+    if !uris.contains(',') {
+        return Ok(endpoint(&uris)?.connect_lazy());
+    }
+    let endpoints: anyhow::Result<Vec<Endpoint>> = uris.split(',').map(endpoint).collect();
+    Ok(Channel::balance_list(endpoints?.into_iter()))
 }

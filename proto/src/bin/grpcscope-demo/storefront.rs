@@ -17,20 +17,28 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::budget::hand_back;
 use crate::inventory::ARTICLES;
 use crate::ledger::{CallType, Ledger};
+use crate::scenario::Scenario;
 use crate::serving::next_hop;
 use crate::streams::{Incoming, Outgoing};
 
-/// The most that this service waits for another.
-const INVENTORY_TIMEOUT: Duration = Duration::from_secs(2);
+/// The most that this service waits for inventory.
+pub(crate) fn patience(scenario: Option<Scenario>) -> Duration {
+    // With load, what the caller leaves is the one thing that counts.
+    Duration::from_secs(if scenario == Some(Scenario::Healthy) { 60 } else { 2 })
+}
+
+/// The most that this service waits for orders.
 const ORDERS_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) fn service(
     ledger: Arc<Ledger>,
     inventory: String,
     orders: String,
+    patience: Duration,
 ) -> anyhow::Result<StorefrontServer<Shop>> {
     Ok(StorefrontServer::new(Shop {
         ledger,
+        patience,
         inventory: InventoryClient::new(next_hop(inventory)?),
         orders: OrdersClient::new(next_hop(orders)?),
     }))
@@ -40,6 +48,8 @@ pub(crate) fn service(
 #[derive(Debug)]
 pub(crate) struct Shop {
     ledger: Arc<Ledger>,
+    /// The most that it waits for inventory.
+    patience: Duration,
     inventory: InventoryClient<Channel>,
     orders: OrdersClient<Channel>,
 }
@@ -57,7 +67,7 @@ impl Storefront for Shop {
         let budget = entry.budget();
         entry
             .answers(async {
-                let timeout = budget.hand_on(INVENTORY_TIMEOUT)?;
+                let timeout = budget.hand_on(self.patience)?;
                 let message = GetStockRequest { sku: request.into_inner().sku };
                 let (request, entry) =
                     self.ledger.calls("/shop.v1.Inventory/GetStock", CallType::Unary, Some(timeout), message);
@@ -72,7 +82,7 @@ impl Storefront for Shop {
 
     async fn browse(&self, request: Request<BrowseRequest>) -> Result<Response<Self::BrowseStream>, Status> {
         let served = self.ledger.serves("/shop.v1.Storefront/Browse", CallType::ServerStream, &request);
-        let timeout = match served.budget().hand_on(INVENTORY_TIMEOUT) {
+        let timeout = match served.budget().hand_on(self.patience) {
             Ok(timeout) => timeout,
             Err(status) => return Err(served.refuses(status)),
         };

@@ -1,4 +1,4 @@
-//! A process that the demo started, and its end.
+//! A process that the demo, or a scenario, started, and its end.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -10,22 +10,40 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 /// A running process; killed if it is dropped while it runs.
-pub(super) struct Running {
-    name: &'static str,
+#[derive(Debug)]
+pub(crate) struct Running {
+    name: String,
     child: Child,
     log: PathBuf,
 }
 
 impl Running {
     /// Starts it, with its standard error in `log`.
-    pub(super) fn start(name: &'static str, command: &mut Command, log: PathBuf) -> Result<Self> {
+    pub(crate) fn start(name: impl Into<String>, command: &mut Command, log: PathBuf) -> Result<Self> {
+        let name = name.into();
         let errors = File::create(&log).with_context(|| format!("write {}", log.display()))?;
         let child = command.stderr(errors).spawn().with_context(|| format!("start {name}"))?;
         Ok(Running { name, child, log })
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Closes its standard input, on which it ends if it was started by [`while_we_live`].
+    pub(crate) fn close_stdin(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
+    /// Ends it without a word: its kernel closes what it had open.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.child.kill().with_context(|| format!("kill {}", self.name))?;
+        self.child.wait().with_context(|| format!("kill {}", self.name))?;
+        Ok(())
+    }
+
     /// Hands every line of its standard output to `on_line`, in a thread, and tells `on_line` of the end by `None`.
-    pub(super) fn read_lines(
+    pub(crate) fn read_lines(
         &mut self,
         mut on_line: impl FnMut(Option<String>) + Send + 'static,
     ) -> Result<()> {
@@ -38,7 +56,7 @@ impl Running {
     }
 
     /// Fails if it has ended.
-    pub(super) fn must_run(&mut self) -> Result<()> {
+    pub(crate) fn must_run(&mut self) -> Result<()> {
         match self.child.try_wait().with_context(|| format!("look after {}", self.name))? {
             None => Ok(()),
             Some(status) => bail!("{} ended early with {status}{}", self.name, self.last_words()),
@@ -46,7 +64,7 @@ impl Running {
     }
 
     /// True when it has ended; fails if it ended badly.
-    pub(super) fn has_ended(&mut self) -> Result<bool> {
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
         match self.child.try_wait().with_context(|| format!("look after {}", self.name))? {
             None => Ok(false),
             Some(status) if status.success() => Ok(true),
@@ -55,7 +73,7 @@ impl Running {
     }
 
     /// Asks it to end, as an administrator would, and waits for that.
-    pub(super) fn terminate(mut self) -> Result<()> {
+    pub(crate) fn terminate(mut self) -> Result<()> {
         // The shell's own kill: a small machine may lack the program.
         let asked = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.child.id())]).status();
         asked.with_context(|| format!("stop {}", self.name))?;
@@ -91,6 +109,6 @@ impl Drop for Running {
 }
 
 /// A pipe for standard input that ends a child of the demo when this process is gone, however that happens.
-pub(super) fn while_we_live(command: &mut Command) -> &mut Command {
+pub(crate) fn while_we_live(command: &mut Command) -> &mut Command {
     command.arg("--while-stdin").stdin(Stdio::piped()).stdout(Stdio::piped())
 }

@@ -1,0 +1,69 @@
+//! What a process provokes: a line of its truth for each finding that somebody who watches it has to come to.
+//!
+//! `{"finding","cause","service","side","rpc_method","from_ns","until_ns","lasts"}`, times by the clock on the wall. What
+//! is left out may be anything. Each process writes down what is to be found on itself, so that the name and the side of
+//! the line are always its own.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::ledger::Side;
+
+/// A unary call with a longer timeout has none to speak of.
+pub(crate) const LONGEST_DEADLINE: Duration = Duration::from_secs(3600);
+/// A call that is completed more than this after its deadline is late. Scenarios stay far from it on either side.
+pub(crate) const LATE: Duration = Duration::from_millis(5);
+
+/// One finding to come to.
+#[derive(Clone, Debug)]
+pub(crate) struct Provoked {
+    finding: &'static str,
+    cause: Option<&'static str>,
+    side: Option<Side>,
+    method: Option<&'static str>,
+    from_ns: u64,
+}
+
+impl Provoked {
+    /// A finding whose time is not before `from_ns` and not after it is written down.
+    pub(crate) fn since(finding: &'static str, from_ns: u64) -> Self {
+        Provoked { finding, cause: None, side: None, method: None, from_ns }
+    }
+
+    pub(crate) fn because(mut self, cause: &'static str) -> Self {
+        self.cause = Some(cause);
+        self
+    }
+
+    pub(crate) fn by_call(mut self, side: Side, method: &'static str) -> Self {
+        (self.side, self.method) = (Some(side), Some(method));
+        self
+    }
+
+    /// The line, as of now.
+    pub(crate) fn line(&self, service: &str) -> Value {
+        let mut line = json!({
+            "finding": self.finding,
+            "service": service,
+            "from_ns": self.from_ns,
+            "until_ns": now_ns(),
+        });
+        if let Some(cause) = self.cause {
+            line["cause"] = json!(cause);
+        }
+        if let Some(side) = self.side {
+            line["side"] = json!(side.as_str());
+        }
+        if let Some(method) = self.method {
+            line["rpc_method"] = json!(method.trim_start_matches('/'));
+        }
+        line
+    }
+}
+
+/// Nanoseconds since 1970 (CLOCK_REALTIME).
+pub(crate) fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,123 @@
+//! All scenarios, a line of words each: what happens in them is in the files beside this one, by family.
+
+use anyhow::Result;
+
+use super::stage::Stage;
+use super::{deadlines, healthy};
+
+/// Everything done right.
+pub(super) const HEALTHY: &str = "healthy";
+
+/// The demo's own implementation of gRPC.
+pub(super) const TONIC: &str = "tonic";
+
+/// One scenario, played by one implementation of gRPC.
+pub(super) struct Scenario {
+    pub(super) name: &'static str,
+    pub(super) implementation: &'static str,
+    /// What goes wrong.
+    pub(super) about: &'static str,
+    /// Thresholds of the agent, YAML as under `findings:`; empty for the defaults.
+    pub(super) thresholds: &'static str,
+    /// A part of `cargo xtask test`.
+    pub(super) in_tests: bool,
+    /// Starts the processes, lets them work, and ends them in order.
+    pub(super) play: fn(&Stage) -> Result<()>,
+}
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "no_deadline",
+        implementation: TONIC,
+        about: "calls without a deadline, and with a grpc-timeout that is none",
+        thresholds: "",
+        in_tests: true,
+        play: |stage| deadlines::play(stage, "no_deadline"),
+    },
+    Scenario {
+        name: "deadline_absurd",
+        implementation: TONIC,
+        about: "unary calls with a deadline of hours",
+        thresholds: "",
+        in_tests: true,
+        play: |stage| deadlines::play(stage, "deadline_absurd"),
+    },
+    Scenario {
+        name: "deadline_exceeded",
+        implementation: TONIC,
+        about: "callees that do not answer before the deadline",
+        thresholds: "",
+        in_tests: true,
+        play: |stage| deadlines::play(stage, "deadline_exceeded"),
+    },
+    Scenario {
+        name: "late_completion",
+        implementation: TONIC,
+        about: "a server that completes calls after their deadline, for a client that waits",
+        thresholds: "",
+        in_tests: true,
+        play: |stage| deadlines::play(stage, "late_completion"),
+    },
+    Scenario {
+        name: "deadline_reset",
+        implementation: TONIC,
+        about: "a hop that sets the deadline anew",
+        thresholds: "",
+        in_tests: false,
+        play: |stage| deadlines::play(stage, "deadline_reset"),
+    },
+    Scenario {
+        name: "deadline_dropped",
+        implementation: TONIC,
+        about: "a hop that does not hand the deadline on",
+        thresholds: "",
+        in_tests: false,
+        play: |stage| deadlines::play(stage, "deadline_dropped"),
+    },
+    Scenario {
+        name: "deadline_exhausted",
+        implementation: TONIC,
+        about: "a hop that goes on calling when nothing is left of the deadline",
+        thresholds: "",
+        in_tests: false,
+        play: |stage| deadlines::play(stage, "deadline_exhausted"),
+    },
+    Scenario {
+        name: "ignores_cancellation",
+        implementation: TONIC,
+        about: "a handler that goes on calling when its caller has gone",
+        thresholds: "",
+        in_tests: false,
+        play: |stage| deadlines::play(stage, "ignores_cancellation"),
+    },
+    Scenario {
+        name: "retry_amplification",
+        implementation: TONIC,
+        about: "a second attempt while the first is still worked on",
+        thresholds: "",
+        in_tests: false,
+        play: |stage| deadlines::play(stage, "retry_amplification"),
+    },
+    Scenario {
+        name: HEALTHY,
+        implementation: TONIC,
+        about: "everything done right, under load, over several backends",
+        thresholds: "",
+        in_tests: false,
+        play: healthy::play,
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::SCENARIOS;
+
+    #[test]
+    fn a_scenario_and_its_implementation_are_named_once() {
+        let names: BTreeSet<_> =
+            SCENARIOS.iter().map(|scenario| (scenario.name, scenario.implementation)).collect();
+        assert_eq!(names.len(), SCENARIOS.len());
+    }
+}
