@@ -7,13 +7,14 @@
 //! `:authority` for example. Nothing on the wire ever proves what such an entry holds, so the numbers stay.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 
 use crate::hpack::EntryId;
 
 /// The numbers of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct MethodRefs {
-    heads: VecDeque<(Box<[EntryId]>, u32)>,
+    heads: VecDeque<(Box<[EntryId]>, NonZeroU32)>,
     given: u32,
 }
 
@@ -25,7 +26,7 @@ const ENTRIES: usize = 8;
 impl MethodRefs {
     /// The number of the method of a request that begins with references to these unknown entries, one of which is its
     /// `:path`.
-    pub(crate) fn of(&mut self, head: &[EntryId]) -> Option<u32> {
+    pub(crate) fn of(&mut self, head: &[EntryId]) -> Option<NonZeroU32> {
         if head.is_empty() || head.len() > ENTRIES {
             return None;
         }
@@ -36,8 +37,9 @@ impl MethodRefs {
             self.heads.pop_front();
         }
         self.given = self.given.saturating_add(1);
-        self.heads.push_back((Box::from(head), self.given));
-        Some(self.given)
+        let number = NonZeroU32::new(self.given)?;
+        self.heads.push_back((Box::from(head), number));
+        Some(number)
     }
 
     /// Heap bytes that are held at most from the first number on.
@@ -45,7 +47,7 @@ impl MethodRefs {
         if self.given == 0 {
             0
         } else {
-            REMEMBERED * (size_of::<(Box<[EntryId]>, u32)>() + ENTRIES * size_of::<EntryId>())
+            REMEMBERED * (size_of::<(Box<[EntryId]>, NonZeroU32)>() + ENTRIES * size_of::<EntryId>())
         }
     }
 }
@@ -59,15 +61,16 @@ mod tests {
         let id = |epoch, ordinal| EntryId { epoch, ordinal };
         let mut refs = MethodRefs::default();
         let first = refs.of(&[id(0, -1), id(0, -2)]);
-        assert_eq!(first, Some(1));
-        assert_eq!(refs.of(&[id(0, -1), id(0, -3)]), Some(2));
+        let number = NonZeroU32::new;
+        assert_eq!(first, number(1));
+        assert_eq!(refs.of(&[id(0, -1), id(0, -3)]), number(2));
         assert_eq!(refs.of(&[id(0, -1), id(0, -2)]), first);
-        assert_eq!(refs.of(&[id(1, -1), id(1, -2)]), Some(3), "after a gap it may be another entry");
+        assert_eq!(refs.of(&[id(1, -1), id(1, -2)]), number(3), "after a gap it may be another entry");
         assert_eq!(refs.of(&[]), None);
         for ordinal in 0..100 {
             refs.of(&[id(2, ordinal)]);
         }
         assert_eq!(refs.heads.len(), REMEMBERED);
-        assert_eq!(refs.of(&[id(0, -1), id(0, -2)]), Some(104), "a number is not given twice");
+        assert_eq!(refs.of(&[id(0, -1), id(0, -2)]), number(104), "a number is not given twice");
     }
 }

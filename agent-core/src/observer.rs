@@ -12,7 +12,7 @@ use crate::header_block::Known;
 use crate::input::{Chunk, ConnectionId, Timestamp};
 use crate::limits::Limits;
 use crate::methods::Methods;
-use crate::observation::{Anomaly, Observation, Stall};
+use crate::observation::{Anomaly, Observation, OpenCall, Stall};
 
 /// Follows any number of connections.
 ///
@@ -168,6 +168,21 @@ impl Observer {
     /// The next observation, oldest first.
     pub fn poll_observation(&mut self) -> Option<Observation> {
         self.shared.observations.pop_front()
+    }
+
+    /// gRPC calls that are open now, by connection and stream, and those whose server has ended them while the client has not
+    /// closed the stream ([`OpenCall::server_ended`]). Takes a step for every connection and a sort: not for each chunk.
+    pub fn visit_open_calls(&self, mut visit: impl FnMut(&OpenCall)) {
+        let mut with_calls: Vec<(&ConnectionId, &Connection)> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.has_open_streams())
+            .map(|(id, connection)| (id, &**connection))
+            .collect();
+        with_calls.sort_unstable_by_key(|(id, _)| **id);
+        for (_, connection) in with_calls {
+            connection.visit_open_calls(&mut visit);
+        }
     }
 
     /// Stalls that last: of senders that certainly have something to send. Costs nothing where there are none.

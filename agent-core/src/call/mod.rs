@@ -14,6 +14,7 @@
 mod outcome;
 mod report;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::flow_control::Credit;
@@ -24,6 +25,7 @@ use crate::header_block::{GrpcStatus, HeaderBlock};
 use crate::hpack::EntryId;
 use crate::http2::frame::error_code;
 use crate::input::{Flow, Timestamp};
+use crate::moment::Moment;
 use crate::observation::{EndedBy, Outcome, Protocol, RetryPushback, StatusSource, Timeout, Traces};
 
 /// Which end of a connection did something.
@@ -46,21 +48,22 @@ pub(crate) enum Unreadable {
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub(crate) first_seen: Timestamp,
-    pub(crate) last_seen: Timestamp,
     request: Option<Request>,
     protocol: Protocol,
     client: Half,
     server: Half,
     http_status: Option<u16>,
-    first_response: Option<Timestamp>,
+    first_response: Moment,
     retry_pushback: Option<RetryPushback>,
     /// The header block that the response begins with was seen.
     response_begun: bool,
     end: Option<End>,
     /// The client has closed the stream as one does after a complete response, which was not seen yet.
-    response_due: Option<Timestamp>,
+    response_due: Moment,
     /// Bytes that may have belonged to it were lost: how it ends may never be seen.
     pub(crate) uncertain: bool,
+    /// It was reset, or refused: neither end sends on it any more.
+    is_closed: bool,
     /// What DATA and WINDOW_UPDATE say of its windows, by the flow of the sender: sent, received.
     credits: [Credit; 2],
     started_reported: bool,
@@ -69,24 +72,33 @@ pub(crate) struct Stream {
 #[derive(Debug)]
 struct Request {
     method: Option<Arc<str>>,
-    method_ref: Option<u32>,
+    method_ref: Option<NonZeroU32>,
     timeout: Timeout,
     previous_attempts: Option<u32>,
     unknown_fields: Box<[EntryId]>,
     traces: TraceHashes,
     /// When its header block was complete; `None` if a part of the block is missing, and with it that moment.
-    time: Option<Timestamp>,
+    time: Moment,
     thread: u32,
 }
 
 #[derive(Debug)]
 struct Half {
     messages: MessageCounter,
-    ended: bool,
+    /// Last frame from this side.
+    last: Moment,
+    /// It has sent END_STREAM.
+    ended: Moment,
     /// It may have ended the call by a frame that was not seen.
     end_may_be_missed: bool,
     /// A doubt has gone, by a frame that came after the loss.
     reassured: bool,
+}
+
+impl Half {
+    fn has_ended(&self) -> bool {
+        self.ended.get().is_some()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -124,24 +136,25 @@ impl Stream {
     pub(crate) fn new(time: Timestamp, joined_late: bool, credits: [Credit; 2]) -> Stream {
         let half = || Half {
             messages: if joined_late { MessageCounter::joined_late() } else { MessageCounter::new() },
-            ended: false,
+            last: Moment::NEVER,
+            ended: Moment::NEVER,
             end_may_be_missed: joined_late,
             reassured: false,
         };
         Stream {
             first_seen: time,
-            last_seen: time,
             request: None,
             protocol: Protocol::Unknown,
             client: half(),
             server: half(),
             http_status: None,
-            first_response: None,
+            first_response: Moment::NEVER,
             retry_pushback: None,
             response_begun: false,
             end: None,
-            response_due: None,
+            response_due: Moment::NEVER,
             uncertain: false,
+            is_closed: false,
             credits,
             started_reported: false,
         }
@@ -151,11 +164,12 @@ impl Stream {
     pub(crate) fn handle_request(
         &mut self,
         block: &HeaderBlock,
-        method_ref: Option<u32>,
+        method_ref: Option<NonZeroU32>,
         thread: u32,
         time: Timestamp,
     ) {
         self.handle_sign_of_life(Peer::Client);
+        self.note_frame(Peer::Client, time);
         // The request begins with this block: no message of it was missed, whatever was lost before.
         self.client.messages = MessageCounter::new();
         let absent = if block.has_unknown_names { Timeout::Unknown } else { Timeout::Absent };
@@ -170,7 +184,7 @@ impl Stream {
                 Some(_) => Box::default(),
             },
             traces: block.trace_ids.hashes,
-            time: Some(time),
+            time: Moment::at(time),
             thread,
         });
         match block.protocol {
@@ -189,9 +203,10 @@ impl Stream {
 
     /// The request's header block could not be read.
     pub(crate) fn handle_unreadable_request(&mut self, why: Unreadable, thread: u32, time: Timestamp) {
+        self.note_frame(Peer::Client, time);
         let time = match why {
-            Unreadable::Faulty => Some(time),
-            Unreadable::Incomplete => None,
+            Unreadable::Faulty => Moment::at(time),
+            Unreadable::Incomplete => Moment::NEVER,
         };
         self.handle_sign_of_life(Peer::Client);
         self.request = Some(Request {
@@ -217,8 +232,8 @@ impl Stream {
         {
             self.protocol = Protocol::Grpc;
         }
-        let first = self.first_response.is_none();
-        self.first_response.get_or_insert(time);
+        let first = self.first_response.get().is_none();
+        self.first_response.note_first(time);
         self.begin_response(block.is_response);
         if block.http_status.is_some() {
             self.http_status = block.http_status;
@@ -227,7 +242,7 @@ impl Stream {
             return;
         }
         self.retry_pushback = block.retry_pushback;
-        self.server.ended = true;
+        self.server.ended.note_first(time);
         let source = if first && (block.is_response || (self.request.is_some() && !self.uncertain)) {
             StatusSource::TrailersOnly
         } else {
@@ -248,10 +263,10 @@ impl Stream {
         // One that ends the stream is the first one or the last one, nobody knows.
         self.begin_response(!end_stream);
         if why == Unreadable::Faulty {
-            self.first_response.get_or_insert(time);
+            self.first_response.note_first(time);
         }
         if end_stream {
-            self.server.ended = true;
+            self.server.ended.note_first(time);
             self.finish(time, None, StatusSource::Unknown, EndedBy::Server, None);
             if let Some(end) = &mut self.end {
                 end.is_late |= why == Unreadable::Incomplete && end.ended_by == EndedBy::Server;
@@ -262,9 +277,9 @@ impl Stream {
     /// END_STREAM on a DATA frame.
     pub(crate) fn handle_end_of_data(&mut self, from: Peer, time: Timestamp) {
         match from {
-            Peer::Client => self.client.ended = true,
+            Peer::Client => self.client.ended.note_first(time),
             Peer::Server => {
-                self.server.ended = true;
+                self.server.ended.note_first(time);
                 let (status, source) = self.status_without_trailers();
                 self.finish(time, status, source, EndedBy::Server, None);
             }
@@ -272,20 +287,21 @@ impl Stream {
     }
 
     /// END_STREAM on a HEADERS frame of the client.
-    pub(crate) fn handle_end_of_request(&mut self) {
+    pub(crate) fn handle_end_of_request(&mut self, time: Timestamp) {
         self.handle_sign_of_life(Peer::Client);
-        self.client.ended = true;
+        self.client.ended.note_first(time);
     }
 
     /// RST_STREAM.
     pub(crate) fn handle_reset(&mut self, by: Peer, code: u32, time: Timestamp) {
+        self.is_closed = true;
         if let Some(end) = &mut self.end {
             end.is_final = true;
             return;
         }
         if by == Peer::Client && code == error_code::NO_ERROR {
             // The client has seen the end of the response (checklist S3): it is about to be seen here.
-            self.response_due.get_or_insert(time);
+            self.response_due.note_first(time);
             return;
         }
         let ended_by = match by {
@@ -301,6 +317,7 @@ impl Stream {
 
     /// RST_STREAM, of which the code was not seen.
     pub(crate) fn handle_unreadable_reset(&mut self, time: Timestamp) {
+        self.is_closed = true;
         match &mut self.end {
             Some(end) => end.is_final = true,
             None => self.give_up(time),
@@ -309,7 +326,7 @@ impl Stream {
 
     /// The moment in which the rest of an ended call could arrive has passed.
     pub(crate) fn handle_moment_passed(&mut self) {
-        if let Some(time) = self.response_due
+        if let Some(time) = self.response_due.get()
             && self.end.is_none()
         {
             self.finish(time, None, StatusSource::Rst, EndedBy::Client, Some(error_code::NO_ERROR));
@@ -321,6 +338,7 @@ impl Stream {
 
     /// The server said that it will not process this stream (GOAWAY, RFC 9113 §6.8).
     pub(crate) fn handle_refused(&mut self, time: Timestamp) {
+        self.is_closed = true;
         self.finish(time, Some(status::UNAVAILABLE), StatusSource::Rst, EndedBy::Connection, None);
     }
 
@@ -409,7 +427,9 @@ impl Stream {
 
     /// One of its directions has ended inside a message (checklist G3).
     pub(crate) fn is_cut_short(&self) -> bool {
-        [&self.client, &self.server].iter().any(|half| half.ended && half.messages.is_inside_a_message())
+        [&self.client, &self.server]
+            .iter()
+            .any(|half| half.has_ended() && half.messages.is_inside_a_message())
     }
 
     /// A message of one direction has begun and is not complete, for certain.
@@ -454,6 +474,17 @@ impl Stream {
         self.request.is_some()
     }
 
+    /// A frame came.
+    pub(crate) fn note_frame(&mut self, from: Peer, time: Timestamp) {
+        self.half(from).last.note_last(time);
+    }
+
+    /// Time of the last frame.
+    pub(crate) fn last_seen(&self) -> Timestamp {
+        let last = self.client.last.get().max(self.server.last.get());
+        last.map_or(self.first_seen, |last| last.max(self.first_seen))
+    }
+
     /// It has ended, in whatever way.
     pub(crate) fn has_ended(&self) -> bool {
         self.end.is_some()
@@ -466,13 +497,15 @@ impl Stream {
 
     /// It has ended, or is about to, and is kept for a moment.
     pub(crate) fn is_ending(&self) -> bool {
-        self.end.is_some() || self.response_due.is_some()
+        self.end.is_some() || self.response_due.get().is_some()
     }
 
     /// It has ended and nothing that belongs to it is still to come.
     pub(crate) fn is_complete(&self) -> bool {
         self.request.is_some()
-            && self.end.is_some_and(|end| end.is_final || (self.client.ended && self.server.ended))
+            && self
+                .end
+                .is_some_and(|end| end.is_final || (self.client.has_ended() && self.server.has_ended()))
     }
 
     /// Fields of its request that refer to entries from before the join, one of which is its content type

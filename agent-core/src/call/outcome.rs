@@ -37,7 +37,9 @@ impl Stream {
             ended_by,
             rst_code,
             is_late: false,
-            is_final: rst_code.is_some() || ended_by == EndedBy::Connection || self.response_due.is_some(),
+            is_final: rst_code.is_some()
+                || ended_by == EndedBy::Connection
+                || self.response_due.get().is_some(),
         };
         end.outcome = self.outcome_of(end);
         if ended_by == EndedBy::Client {
@@ -90,7 +92,7 @@ impl Stream {
     /// The same frames end a call that was cancelled and one whose deadline passed; the time tells (D4, D5).
     fn cancelled_or_deadline(&self, end: Timestamp) -> Outcome {
         let Some(request) = &self.request else { return Outcome::Unknown };
-        match (request.timeout, request.time) {
+        match (request.timeout, request.time.get()) {
             (Timeout::Unknown, _) | (Timeout::Ns(_), None) => Outcome::Unknown,
             (Timeout::Absent | Timeout::Invalid, _) => Outcome::Cancelled,
             (Timeout::Ns(timeout), Some(started)) => {

@@ -1,9 +1,13 @@
 //! What is reported of a stream: that a call started, and what it was.
 
+use std::num::NonZeroU32;
+
 use super::Stream;
 use crate::input::{ConnectionId, Flow};
 use crate::methods::{Shape, Shapes};
-use crate::observation::{Call, CallStarted, CallType, Messages, Outcome, Protocol, StatusSource, Timeout};
+use crate::observation::{
+    Call, CallStarted, CallType, Messages, OpenCall, Outcome, Protocol, StatusSource, Timeout,
+};
 
 impl Stream {
     /// The fact that it started, once, as soon as it is known to be gRPC.
@@ -27,13 +31,43 @@ impl Stream {
             previous_attempts: request.previous_attempts,
             traces: request.traces.traces(),
             thread: request.thread,
-            time: request.time.unwrap_or(self.first_seen),
+            time: request.time.get().unwrap_or(self.first_seen),
         })
     }
 
     /// The fact of its start was reported.
     pub(crate) fn was_reported(&self) -> bool {
         self.started_reported
+    }
+
+    /// It as a call that is open, if it is gRPC and has not ended.
+    pub(crate) fn open(&self, connection: ConnectionId, stream: u32) -> Option<OpenCall> {
+        (self.protocol == Protocol::Grpc && !self.is_ending()).then(|| self.standing(connection, stream))
+    }
+
+    /// It as a call whose server has ended it, and whose client has not closed the stream, if all that is certain.
+    pub(crate) fn half_closed(&self, connection: ConnectionId, stream: u32) -> Option<OpenCall> {
+        let is_half_closed = self.server.has_ended() && !self.client.has_ended() && !self.is_closed;
+        (self.protocol == Protocol::Grpc && is_half_closed && !self.uncertain)
+            .then(|| self.standing(connection, stream))
+    }
+
+    fn standing(&self, connection: ConnectionId, stream: u32) -> OpenCall {
+        let request = self.request.as_ref();
+        OpenCall {
+            connection,
+            stream,
+            method: request.and_then(|request| request.method.clone()),
+            timeout: request.map_or(Timeout::Unknown, |request| request.timeout),
+            started: request.and_then(|request| request.time.get()),
+            request: self.client.messages.messages(),
+            response: self.server.messages.messages(),
+            client_ended: self.client.ended.get(),
+            server_ended: self.server.ended.get(),
+            last_from_client: self.client.last.get(),
+            last_from_server: self.server.last.get(),
+            uncertain: self.uncertain,
+        }
     }
 
     /// The call as it stands; `Open` if it has not ended.
@@ -47,7 +81,8 @@ impl Stream {
         let request = self.request.as_ref();
         let mut request_messages = self.client.messages.messages();
         // What a client sends after the response counts until either end resets the stream.
-        let may_be_reset = self.server.ended && !self.client.ended && self.server.end_may_be_missed;
+        let may_be_reset =
+            self.server.has_ended() && !self.client.has_ended() && self.server.end_may_be_missed;
         request_messages.exact &= request.is_some() && !may_be_reset;
         let response_messages = self.server.messages.messages();
         let outcome = self.end.map_or(Outcome::Open, |end| end.outcome);
@@ -55,8 +90,8 @@ impl Stream {
         let observed = Observed {
             request: request_messages,
             response: response_messages,
-            request_ended: self.client.ended,
-            response_ended: self.server.ended,
+            request_ended: self.client.has_ended(),
+            response_ended: self.server.has_ended(),
         };
         let call_type = match method.as_ref().and_then(|method| shapes.of(method)) {
             Some(shape) => observed.call_type(shape),
@@ -68,12 +103,12 @@ impl Stream {
             stream,
             client_flow,
             method,
-            method_ref: request.and_then(|request| request.method_ref),
+            method_ref: request.and_then(|request| request.method_ref).map(NonZeroU32::get),
             call_type,
             timeout: request.map_or(Timeout::Unknown, |request| request.timeout),
-            started: request.and_then(|request| request.time),
+            started: request.and_then(|request| request.time.get()),
             first_seen: self.first_seen,
-            first_response: self.first_response,
+            first_response: self.first_response.get(),
             ended: ended.map(|end| end.time),
             outcome,
             status: self.end.and_then(|end| end.status),

@@ -1,5 +1,6 @@
 //! One connection: two flows of frames, two HPACK contexts, and the streams that both belong to.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use foldhash::quality::RandomState;
@@ -14,11 +15,12 @@ use crate::http2::reader::{Event, FrameReader, Piece};
 use crate::input::{Chunk, ConnectionId, Flow, Timestamp};
 use crate::method_refs::MethodRefs;
 use crate::methods::Shapes;
-use crate::observation::{Anomaly, ConnectionStatus, ConnectionSummary, Observation, Sync};
+use crate::observation::{Anomaly, ConnectionStatus, ConnectionSummary, Observation, OpenCall, Sync};
 use crate::observer::{Shared, Timer};
 use crate::steps;
 use crate::unseen::UnseenStreams;
 
+mod afterwards;
 mod flow;
 mod goaway;
 mod header_blocks;
@@ -30,6 +32,7 @@ mod trace;
 mod upgrade;
 mod windows;
 
+use afterwards::Afterwards;
 use flow::{FlowState, index};
 use pings::Pings;
 use stalls::{Left, Stalls};
@@ -58,6 +61,8 @@ pub(crate) struct Connection {
     /// Last stream id of the server's last GOAWAY.
     goaway: Option<u32>,
     calls: u64,
+    /// Streams that outlive their calls.
+    afterwards: Option<Box<Afterwards>>,
     streams: HashMap<u32, Stream, RandomState>,
     /// Heap bytes of what is remembered besides flows and streams, and of the connection itself.
     remembered_bytes: usize,
@@ -103,6 +108,7 @@ impl Connection {
             binary_metadata: [Some(false); 2],
             pings: Pings::default(),
             upgrade: None,
+            afterwards: None,
             shapes: Shapes::default(),
             grpc_requests: GrpcRequests::default(),
             method_refs: MethodRefs::default(),
@@ -244,12 +250,28 @@ impl Connection {
             + since_unread * size_of::<u32>()
             + self.pings.heap_bytes()
             + self.stalls.heap_bytes()
+            + self.afterwards.as_ref().map_or(0, |afterwards| afterwards.heap_bytes())
             + self.upgrade.as_ref().map_or(0, |upgrade| upgrade.heap_bytes())
     }
 
     /// This stream is followed.
     pub(crate) fn follows(&self, stream: u32) -> bool {
         self.streams.contains_key(&stream)
+    }
+
+    /// gRPC calls whose streams are open, in the order of their ids.
+    pub(crate) fn visit_open_calls(&self, visit: &mut impl FnMut(&OpenCall)) {
+        let half_closed = self.afterwards.iter().flat_map(|afterwards| afterwards.half_closed());
+        let open = self.streams.iter().filter_map(|(id, stream)| stream.open(self.id, *id));
+        let mut calls: Vec<Cow<'_, OpenCall>> =
+            half_closed.map(Cow::Borrowed).chain(open.map(Cow::Owned)).collect();
+        calls.sort_unstable_by_key(|call| call.stream);
+        calls.iter().for_each(|call| visit(call));
+    }
+
+    /// There are streams to visit.
+    pub(crate) fn has_open_streams(&self) -> bool {
+        !self.streams.is_empty() || self.afterwards.is_some()
     }
 
     /// Streams that are followed now.
@@ -306,6 +328,9 @@ impl Connection {
             }
             Event::DataEnd(header) => {
                 let ends = header.has(frame::END_STREAM);
+                if self.afterwards.is_some() {
+                    self.handle_frame_afterwards(header, chunk);
+                }
                 let (connection, initial) = self.flow_control.handle_data(chunk.flow, header.length);
                 let mut left = Left { stream: None, connection };
                 if let Some((stream, peer)) = self.stream_of_data(header, chunk, shared) {
@@ -354,6 +379,9 @@ impl Connection {
             self.trace(header, payload, None, chunk, shared);
             return Verdict::Fine;
         }
+        if self.afterwards.is_some() {
+            self.handle_frame_afterwards(header, chunk);
+        }
         if header.carries_header_block() {
             return self.handle_header_fragment(header, payload, whole, chunk, shared);
         }
@@ -390,6 +418,10 @@ impl Connection {
     fn handle_unread(&mut self, chunk: &Chunk<'_>, shared: &mut Shared) {
         self.lose_frames(chunk.flow, chunk.time);
         self.lose_stalls(|_, _| true, chunk, shared);
+        if let Some(afterwards) = &mut self.afterwards {
+            afterwards.handle_loss();
+            self.remembered_changed = true;
+        }
         let unread_at = &mut self.flows[index(chunk.flow)].unread_at;
         *unread_at = (*unread_at).max(Some(chunk.time));
         // Streams are followed only once it is known whose flow this is.

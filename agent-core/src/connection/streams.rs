@@ -19,7 +19,7 @@ impl Connection {
             stream.handle_moment_passed();
             self.remove(id, shared);
         } else if stream.uncertain {
-            let due = stream.last_seen.plus(shared.limits.uncertain_call_ns);
+            let due = stream.last_seen().plus(shared.limits.uncertain_call_ns);
             if due > time {
                 shared.set_timer(due, Timer::Stream(self.id, id));
             } else {
@@ -38,7 +38,7 @@ impl Connection {
         shared: &mut Shared,
     ) {
         let Some(peer) = self.peer(chunk.flow) else { return };
-        if let Some(stream) = self.stream_if_followed(id, chunk.time, shared) {
+        if let Some(stream) = self.stream_if_followed(id, peer, chunk.time, shared) {
             match code {
                 Some(code) => stream.handle_reset(peer, code, chunk.time),
                 None => stream.handle_unreadable_reset(chunk.time),
@@ -69,13 +69,13 @@ impl Connection {
         match peer {
             Peer::Client if block.is_request => self.handle_request(id, Ok(block), end_stream, chunk, shared),
             Peer::Client => {
-                if end_stream && let Some(stream) = self.stream_if_followed(id, chunk.time, shared) {
-                    stream.handle_end_of_request();
+                if end_stream && let Some(stream) = self.stream_if_followed(id, peer, chunk.time, shared) {
+                    stream.handle_end_of_request(chunk.time);
                     self.settle(id, chunk.time, shared);
                 }
             }
             Peer::Server => {
-                if let Some(stream) = self.stream_if_followed(id, chunk.time, shared) {
+                if let Some(stream) = self.stream_if_followed(id, peer, chunk.time, shared) {
                     stream.handle_response(block, end_stream, chunk.time);
                     self.settle(id, chunk.time, shared);
                 }
@@ -101,14 +101,14 @@ impl Connection {
             Some(Peer::Client) if self.unseen.is_new(id) => {
                 self.handle_request(id, Err(why), end_stream, chunk, shared);
             }
-            Some(Peer::Client) => {
-                if end_stream && let Some(stream) = self.stream_if_followed(id, chunk.time, shared) {
-                    stream.handle_end_of_request();
+            Some(peer @ Peer::Client) => {
+                if end_stream && let Some(stream) = self.stream_if_followed(id, peer, chunk.time, shared) {
+                    stream.handle_end_of_request(chunk.time);
                     self.settle(id, chunk.time, shared);
                 }
             }
-            Some(Peer::Server) => {
-                if let Some(stream) = self.stream_if_followed(id, chunk.time, shared) {
+            Some(peer @ Peer::Server) => {
+                if let Some(stream) = self.stream_if_followed(id, peer, chunk.time, shared) {
                     stream.handle_unreadable_response(end_stream, why, chunk.time);
                     self.settle(id, chunk.time, shared);
                 }
@@ -128,7 +128,7 @@ impl Connection {
         if known && self.streams.get(&id).is_some_and(Stream::has_request) {
             // A second header block from the client: trailers, whatever they hold.
             if end_stream && let Some(stream) = self.streams.get_mut(&id) {
-                stream.handle_end_of_request();
+                stream.handle_end_of_request(chunk.time);
                 self.settle(id, chunk.time, shared);
             }
             return;
@@ -168,7 +168,7 @@ impl Connection {
             Err(why) => stream.handle_unreadable_request(why, chunk.thread, chunk.time),
         }
         if end_stream && let Some(stream) = self.streams.get_mut(&id) {
-            stream.handle_end_of_request();
+            stream.handle_end_of_request(chunk.time);
         }
         let (flow, other) = (&self.flows[index(chunk.flow)], &self.flows[index(chunk.flow.opposite())]);
         // Joined in this flow first: what the other one carries meanwhile is not seen.
@@ -194,6 +194,7 @@ impl Connection {
     pub(super) fn stream_if_followed(
         &mut self,
         id: u32,
+        peer: Peer,
         time: Timestamp,
         shared: &mut Shared,
     ) -> Option<&mut Stream> {
@@ -201,7 +202,7 @@ impl Connection {
             return None;
         }
         let stream = self.streams.get_mut(&id)?;
-        stream.last_seen = time;
+        stream.note_frame(peer, time);
         Some(stream)
     }
 
@@ -253,7 +254,7 @@ impl Connection {
         }
         let streams = self.streams.len();
         let stream = self.streams.get_mut(&header.stream)?;
-        stream.last_seen = chunk.time;
+        stream.note_frame(peer, chunk.time);
         stream.handle_data(peer);
         if stream.take_reassured(peer) {
             self.remembered_changed = true;
@@ -293,12 +294,13 @@ impl Connection {
         if !self.stalls.is_empty()
             && let Some(stream) = self.streams.get(&id)
         {
-            self.end_stalls_of(id, stream.last_seen, shared);
+            self.end_stalls_of(id, stream.last_seen(), shared);
         }
         if let Some(stream) = self.streams.remove(&id) {
             self.in_streams_bytes -= stream.heap_bytes();
             self.remembered_changed |= self.unseen.may_have_missed();
             self.unseen.handle_end(id);
+            self.remember_stream(id, &stream);
             self.report(id, stream, shared);
         }
         if bytes::is_mostly_empty(self.streams.len(), self.streams.capacity()) {
@@ -319,7 +321,7 @@ impl Connection {
                 protocol,
                 client_flow: self.client_flow,
                 http_status: stream.http_status(),
-                time: stream.last_seen,
+                time: stream.last_seen(),
             }));
             return;
         }
@@ -328,7 +330,7 @@ impl Connection {
                 connection: self.id,
                 stream: id,
                 kind: "message_cut_short",
-                time: stream.last_seen,
+                time: stream.last_seen(),
             }));
         }
         self.calls += 1;

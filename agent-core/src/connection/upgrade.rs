@@ -125,7 +125,7 @@ impl Connection {
                 self.streams.entry(STREAM).or_insert_with(|| Stream::new(request.time, false, credits));
             stream.handle_request(&request.block, None, request.thread, request.time);
             *stream.request_messages() = request.messages;
-            stream.handle_end_of_request();
+            stream.handle_end_of_request(request.time);
             self.settle(STREAM, chunk.time, shared);
         }
     }

@@ -24,7 +24,7 @@ impl Connection {
                 self.flow_control.forget_connection_update(chunk.flow);
                 None
             }
-            (id, increment) => self.handle_stream_update(id, increment, chunk.flow),
+            (id, increment) => self.handle_stream_update(id, increment, chunk.flow, chunk.time),
         };
         if let Some(fault) = fault {
             self.anomaly(header.stream, fault.kind(), chunk, shared);
@@ -36,8 +36,14 @@ impl Connection {
         }
     }
 
-    fn handle_stream_update(&mut self, id: u32, increment: Option<u32>, flow: Flow) -> Option<WindowFault> {
-        let (client, streams) = (self.peer(flow) == Some(Peer::Client), self.streams.len());
+    fn handle_stream_update(
+        &mut self,
+        id: u32,
+        increment: Option<u32>,
+        flow: Flow,
+        time: Timestamp,
+    ) -> Option<WindowFault> {
+        let (peer, streams) = (self.peer(flow), self.streams.len());
         let Some(stream) = self.streams.get_mut(&id) else {
             match increment {
                 Some(0) => return Some(WindowFault::Zero),
@@ -48,7 +54,10 @@ impl Connection {
             }
             return None;
         };
-        if client {
+        if let Some(peer) = peer {
+            stream.note_frame(peer, time);
+        }
+        if peer == Some(Peer::Client) {
             // Nobody sends it on a stream that he has reset; a server may after its END_STREAM.
             stream.handle_sign_of_life(Peer::Client);
             if stream.take_reassured(Peer::Client) {

@@ -95,7 +95,7 @@ pub struct LateWork {
     pub trailers: bool,
 }
 
-/// A call that is open, as it stands ([`Observer::visit_open_calls`](crate::Observer::visit_open_calls)).
+/// A call whose stream is open, as it stands ([`Observer::visit_open_calls`](crate::Observer::visit_open_calls)).
 #[derive(Clone, Debug)]
 pub struct OpenCall {
     /// The connection.
@@ -114,9 +114,10 @@ pub struct OpenCall {
     pub response: Messages,
     /// When the client ended its side, if it has.
     pub client_ended: Option<Timestamp>,
-    /// When the server ended its side, if it has.
+    /// When the server ended its side, if it has: the call is over then, and its stream is not until the client ends or
+    /// resets it. Such calls are remembered only while all frames are seen, the last 256 of a connection.
     pub server_ended: Option<Timestamp>,
-    /// Last frame from the client, and from the server.
+    /// Last frame from the client; WINDOW_UPDATE counts too.
     pub last_from_client: Option<Timestamp>,
     /// Last frame from the server.
     pub last_from_server: Option<Timestamp>,
