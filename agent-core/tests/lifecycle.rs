@@ -224,3 +224,10 @@ fn m2_a_call_lasts_from_the_complete_request_headers_to_what_ends_it() {
         assert_eq!(call.ended.expect("it ended").since(call.started.expect("seen")), 7_000_000, "{name}");
     }
 }
+
+#[test]
+fn a_connection_that_is_given_up_has_not_ended() {
+    assert!(Scenario::connected().close().summary().has_ended);
+    assert!(!Scenario::connected().finish().summary().has_ended, "it is open when the observation ends");
+    assert!(!Scenario::connected().wait(25 * HOUR_MS).summary().has_ended, "idle, and given up");
+}

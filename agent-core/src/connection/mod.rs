@@ -219,6 +219,11 @@ impl Connection {
             calls: self.calls,
             opened: self.opened,
             closed: closed.unwrap_or(self.last_seen),
+            has_ended: match how {
+                Finish::Ended => true,
+                Finish::EndOfObservation => closed.is_some(),
+                Finish::Evicted => false,
+            },
             http2: self.recognised,
             binary_metadata: self.has_binary_metadata(),
         };

@@ -7,13 +7,18 @@
 //! Detectors keep what they remember of a connection in [`Watched`], so that an observation costs one look-up for all of
 //! them, and what they remember of processes, destinations and methods in tables of their own with a bound each.
 
+mod balance;
 pub mod connection_health;
 pub mod correlation;
 pub mod deadlines;
 pub mod errors;
 pub mod flow_control;
 mod finding;
+mod lasting;
 mod party;
+pub mod pinned;
+pub mod reconnects;
+pub mod starved;
 pub mod stream_limit;
 #[cfg(test)]
 mod synthetic;
@@ -26,6 +31,7 @@ use crate::input::{ConnectionId, Timestamp};
 use crate::observation::{Call, CallStarted, Observation, Side, Sync};
 use crate::observer::Observer;
 
+pub use balance::{Served, Spread};
 pub use finding::{About, Claims, Finding, Level, Name, Value, Verdict};
 pub use party::{End, Owner, Party, ProcessId};
 
@@ -34,6 +40,12 @@ pub use party::{End, Owner, Party, ProcessId};
 pub enum Claim {
     /// Of a call's deadline.
     Deadline(deadlines::Claim),
+    /// Of a client whose calls go over one connection.
+    Pinned(pinned::Claim),
+    /// Of a backend that gets no calls.
+    Starved(starved::Claim),
+    /// Of a client that connects again and again.
+    Reconnects(reconnects::Claim),
     /// Of a client that has as many streams open as it may.
     StreamLimit(stream_limit::Claim),
     /// Of a connection's end, and of whether anybody is at its other end.
@@ -50,6 +62,9 @@ impl Claim {
     pub fn claims(&self) -> &dyn Claims {
         match self {
             Claim::Deadline(claim) => claim,
+            Claim::Pinned(claim) => claim,
+            Claim::Starved(claim) => claim,
+            Claim::Reconnects(claim) => claim,
             Claim::StreamLimit(claim) => claim,
             Claim::ConnectionHealth(claim) => claim,
             Claim::Error(claim) => claim,
@@ -88,11 +103,35 @@ impl From<flow_control::Claim> for Claim {
     }
 }
 
+impl From<pinned::Claim> for Claim {
+    fn from(claim: pinned::Claim) -> Self {
+        Claim::Pinned(claim)
+    }
+}
+
+impl From<starved::Claim> for Claim {
+    fn from(claim: starved::Claim) -> Self {
+        Claim::Starved(claim)
+    }
+}
+
+impl From<reconnects::Claim> for Claim {
+    fn from(claim: reconnects::Claim) -> Self {
+        Claim::Reconnects(claim)
+    }
+}
+
 /// When each detector speaks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Thresholds {
     /// Deadlines of single calls.
     pub deadlines: deadlines::Thresholds,
+    /// Calls on one connection.
+    pub pinned: pinned::Thresholds,
+    /// Backends without calls.
+    pub starved: starved::Thresholds,
+    /// Connections that are made again and again.
+    pub reconnects: reconnects::Thresholds,
     /// Clients at their stream limit.
     pub stream_limit: stream_limit::Thresholds,
     /// GOAWAY and PING.
@@ -111,6 +150,8 @@ const TICK_NS: u64 = 1_000_000_000;
 #[derive(Debug)]
 pub struct Detectors {
     thresholds: Thresholds,
+    balance: balance::Balance,
+    reconnects: reconnects::Reconnects,
     connections: Connections,
     notices: connection_health::Notices,
     out: Out,
@@ -128,6 +169,7 @@ pub(crate) struct Watched {
     party: Party,
     side: Option<Side>,
     sync: Sync,
+    load: balance::Load,
     stream_limit: stream_limit::OfConnection,
     health: connection_health::OfConnection,
     /// Set by the first stall.
@@ -141,6 +183,7 @@ impl Watched {
             party,
             side: None,
             sync: Sync::Synced,
+            load: balance::Load::default(),
             stream_limit: stream_limit::OfConnection::default(),
             health: connection_health::OfConnection::default(),
             flow_control: None,
@@ -224,6 +267,8 @@ impl Detectors {
     pub fn new(thresholds: Thresholds) -> Detectors {
         Detectors {
             thresholds,
+            balance: balance::Balance::default(),
+            reconnects: reconnects::Reconnects::default(),
             connections: HashMap::default(),
             notices: connection_health::Notices::default(),
             out: Out::default(),
@@ -249,15 +294,21 @@ impl Detectors {
             Observation::Connection(status) => {
                 connection.side = status.client_flow.map(Side::of).or(connection.side);
                 connection.sync = status.sync;
+                connection.load.handle_status(status);
                 self.tick.get_or_insert(status.time.plus(TICK_NS));
             }
-            Observation::CallStarted(call) => deadlines::handle_call_started(connection, call, out),
+            Observation::CallStarted(call) => {
+                deadlines::handle_call_started(connection, call, out);
+                connection.load.handle_call_started(call);
+            }
             Observation::CallEnded(call) => {
+                connection.load.handle_call_ended(call);
                 deadlines::handle_call_ended(&thresholds.deadlines, connection, call, out);
                 stream_limit::handle_call_ended(connection, call, out);
                 errors::handle_call_ended(connection, call, out);
             }
             Observation::Goaway(goaway) => {
+                connection.load.handle_goaway(goaway, connection.side);
                 let (thresholds, notices) = (&thresholds.connection_health, &mut self.notices);
                 connection_health::handle_goaway(thresholds, notices, connection, goaway, out);
             }
@@ -277,15 +328,17 @@ impl Detectors {
             }
             Observation::ConnectionEnded(summary) => {
                 connection_health::handle_connection_ended(connection, summary.closed, out);
+                self.balance.handle_ended(connection, summary);
+                self.reconnects.handle_ended(&thresholds.reconnects, connection, summary);
                 self.connections.remove(&summary.connection);
             }
-            Observation::ExchangeEnded(_)
-            | Observation::Frame(_)
+            Observation::ExchangeEnded(_) => connection.load.handle_exchange_ended(),
+            Observation::Authority(authority) => connection.load.handle_authority(&authority.authority),
+            Observation::Intermediary(_) => connection.load.handle_intermediary(),
+            Observation::Frame(_)
             | Observation::Anomaly(_)
             | Observation::RequestEnded(_)
-            | Observation::LateWork(_)
-            | Observation::Authority(_)
-            | Observation::Intermediary(_) => {}
+            | Observation::LateWork(_) => {}
         }
     }
 
@@ -294,6 +347,9 @@ impl Detectors {
     pub fn handle_timeout(&mut self, observer: &Observer, now: Timestamp) {
         if self.tick.is_some_and(|tick| tick <= now) {
             self.tick = Some(now.plus(TICK_NS));
+            let (thresholds, out) = (&self.thresholds, &mut self.out);
+            self.balance.handle_tick(self.connections.values_mut(), thresholds, now, out);
+            self.reconnects.handle_tick(&thresholds.reconnects, now, out);
             connection_health::handle_timeout(&mut self.notices, &mut self.connections, now, &mut self.out);
             observer.visit_open_stalls(|stall| {
                 if let Some(connection) = self.connections.get_mut(&stall.connection) {
@@ -308,6 +364,24 @@ impl Detectors {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         self.tick
+    }
+
+    /// How the calls of each client process to each destination were spread over its connections, as of the last look.
+    #[must_use]
+    pub fn spreads(&self) -> &[Spread] {
+        self.balance.spreads()
+    }
+
+    /// What each server process got, as of the last look.
+    #[must_use]
+    pub fn served(&self) -> &[Served] {
+        self.balance.served()
+    }
+
+    /// Times that a group of connections was not judged, since there are too many.
+    #[must_use]
+    pub fn groups_refused(&self) -> u64 {
+        self.balance.refused() + self.reconnects.refused()
     }
 
     /// The next finding, oldest first.

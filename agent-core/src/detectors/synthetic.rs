@@ -99,6 +99,7 @@ impl Scene {
             calls: 0,
             opened: s(0),
             closed: time,
+            has_ended: true,
             http2: true,
             binary_metadata: None,
         })));

@@ -120,6 +120,8 @@ pub struct ConnectionSummary {
     pub opened: Timestamp,
     /// When it ended or was last seen.
     pub closed: Timestamp,
+    /// It was seen to end: false if it was given up for want of memory, or is still open when the observation ends.
+    pub has_ended: bool,
     /// True if it was recognised as HTTP/2.
     pub http2: bool,
     /// Values of `-bin` fields may be raw octets, since both ends said so (C-core's SETTINGS 0xfe03); `None` if

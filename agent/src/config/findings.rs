@@ -172,4 +172,30 @@ detectors! {
         /// A completion is late when it comes more than this after the deadline.
         late_completion: Age => late_ns,
     }
+    /// Calls on one connection.
+    pinned: PinnedConfig {
+        /// How far back calls are counted; also how long a connection, or a backend without calls, must have been there.
+        /// At least 12 s.
+        window: Age => window_ns,
+        /// Fewer calls in a window say nothing about how they are spread.
+        calls: u64 => calls_min,
+        /// The share of the calls that makes a connection the only one that matters.
+        share: Ratio => share_min,
+        /// A single connection is suspected when it is older.
+        suspected_age: Age => suspected_age_ns,
+    }
+    /// Backends without calls.
+    starved: StarvedConfig {
+        /// Siblings with fewer calls in the window do not show that there was anything to get.
+        sibling_calls: u64 => sibling_calls_min,
+    }
+    /// Connections that are made again and again.
+    reconnects: ReconnectsConfig {
+        /// How far back attempts are counted.
+        window: Age => window_ns,
+        /// Fewer attempts are no storm.
+        attempts: u32 => attempts_min,
+        /// A connection that lasted longer was of some use.
+        short: Age => short_ns,
+    }
 }
