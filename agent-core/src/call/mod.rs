@@ -67,6 +67,10 @@ pub(crate) struct Stream {
     /// What DATA and WINDOW_UPDATE say of its windows, by the flow of the sender: sent, received.
     credits: [Credit; 2],
     started_reported: bool,
+    /// END_STREAM of the client was in another chunk than its request, and that was not reported.
+    request_ended_apart: bool,
+    /// The thread that moved that chunk.
+    request_end_thread: u32,
 }
 
 #[derive(Debug)]
@@ -157,6 +161,8 @@ impl Stream {
             is_closed: false,
             credits,
             started_reported: false,
+            request_ended_apart: false,
+            request_end_thread: 0,
         }
     }
 
@@ -290,6 +296,12 @@ impl Stream {
     pub(crate) fn handle_end_of_request(&mut self, time: Timestamp) {
         self.handle_sign_of_life(Peer::Client);
         self.client.ended.note_first(time);
+    }
+
+    /// END_STREAM of the client was in a chunk without its request, moved by this thread.
+    pub(crate) fn note_request_ended_apart(&mut self, thread: u32) {
+        self.request_ended_apart = true;
+        self.request_end_thread = thread;
     }
 
     /// RST_STREAM.

@@ -6,7 +6,7 @@ use super::Stream;
 use crate::input::{ConnectionId, Flow};
 use crate::methods::{Shape, Shapes};
 use crate::observation::{
-    Call, CallStarted, CallType, Messages, OpenCall, Outcome, Protocol, StatusSource, Timeout,
+    Call, CallStarted, CallType, Messages, OpenCall, Outcome, Protocol, RequestEnded, StatusSource, Timeout,
 };
 
 impl Stream {
@@ -33,6 +33,20 @@ impl Stream {
             thread: request.thread,
             time: request.time.get().unwrap_or(self.first_seen),
         })
+    }
+
+    /// The fact that the rest of its request came apart from the header block, once, after the fact that it started.
+    pub(crate) fn take_request_ended(
+        &mut self,
+        connection: ConnectionId,
+        stream: u32,
+    ) -> Option<RequestEnded> {
+        if !(self.request_ended_apart && self.started_reported) {
+            return None;
+        }
+        self.request_ended_apart = false;
+        let time = self.client.ended.get()?;
+        Some(RequestEnded { connection, stream, thread: self.request_end_thread, time })
     }
 
     /// The fact of its start was reported.

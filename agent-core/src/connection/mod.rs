@@ -60,6 +60,8 @@ pub(crate) struct Connection {
     remembered_changed: bool,
     /// Last stream id of the server's last GOAWAY.
     goaway: Option<u32>,
+    /// Least stream id of the requests in the chunk that is handled; above all ids if there is none.
+    requests_of_chunk: u32,
     calls: u64,
     /// Streams that outlive their calls.
     afterwards: Option<Box<Afterwards>>,
@@ -113,6 +115,7 @@ impl Connection {
             grpc_requests: GrpcRequests::default(),
             method_refs: MethodRefs::default(),
             goaway: None,
+            requests_of_chunk: u32::MAX,
             calls: 0,
             opened: time,
             last_seen: time,
@@ -132,6 +135,7 @@ impl Connection {
     /// Takes the next piece of one flow.
     pub(crate) fn handle_chunk(&mut self, chunk: &Chunk<'_>, shared: &mut Shared) {
         self.last_seen = self.last_seen.max(chunk.time);
+        self.requests_of_chunk = u32::MAX;
         let state = &mut self.flows[index(chunk.flow)];
         let mut bytes = chunk.bytes;
         let mut hole = 0;
@@ -337,12 +341,16 @@ impl Connection {
                     self.handle_frame_afterwards(header, chunk);
                 }
                 let (connection, initial) = self.flow_control.handle_data(chunk.flow, header.length);
+                let is_apart = ends && self.ends_apart(header.stream, chunk);
                 let mut left = Left { stream: None, connection };
                 if let Some((stream, peer)) = self.stream_of_data(header, chunk, shared) {
                     let credit = stream.handle_data_length(chunk.flow, header.length);
                     left.stream = initial.zip(credit).map(|(initial, credit)| initial.saturating_add(credit));
                     if ends {
                         stream.handle_end_of_data(peer, chunk.time);
+                    }
+                    if is_apart {
+                        stream.note_request_ended_apart(chunk.thread);
                     }
                 }
                 if left.is_nothing() || !self.stalls.is_empty() {

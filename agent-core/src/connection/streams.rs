@@ -6,7 +6,7 @@ use crate::bytes;
 use crate::call::{Peer, Stream, Unreadable};
 use crate::header_block::{GrpcStatus, HeaderBlock};
 use crate::http2::frame::{self, FrameHeader};
-use crate::input::{Chunk, Timestamp};
+use crate::input::{Chunk, Flow, Timestamp};
 use crate::observation::{Anomaly, Exchange, Observation, Protocol};
 use crate::observer::{Shared, Timer};
 
@@ -68,12 +68,7 @@ impl Connection {
         }
         match peer {
             Peer::Client if block.is_request => self.handle_request(id, Ok(block), end_stream, chunk, shared),
-            Peer::Client => {
-                if end_stream && let Some(stream) = self.stream_if_followed(id, peer, chunk.time, shared) {
-                    stream.handle_end_of_request(chunk.time);
-                    self.settle(id, chunk.time, shared);
-                }
-            }
+            Peer::Client => self.handle_trailers_of_client(id, end_stream, chunk, shared),
             Peer::Server => {
                 if let Some(stream) = self.stream_if_followed(id, peer, chunk.time, shared) {
                     stream.handle_response(block, end_stream, chunk.time);
@@ -101,12 +96,7 @@ impl Connection {
             Some(Peer::Client) if self.unseen.is_new(id) => {
                 self.handle_request(id, Err(why), end_stream, chunk, shared);
             }
-            Some(peer @ Peer::Client) => {
-                if end_stream && let Some(stream) = self.stream_if_followed(id, peer, chunk.time, shared) {
-                    stream.handle_end_of_request(chunk.time);
-                    self.settle(id, chunk.time, shared);
-                }
-            }
+            Some(Peer::Client) => self.handle_trailers_of_client(id, end_stream, chunk, shared),
             Some(peer @ Peer::Server) => {
                 if let Some(stream) = self.stream_if_followed(id, peer, chunk.time, shared) {
                     stream.handle_unreadable_response(end_stream, why, chunk.time);
@@ -126,11 +116,7 @@ impl Connection {
     ) {
         let known = self.streams.contains_key(&id);
         if known && self.streams.get(&id).is_some_and(Stream::has_request) {
-            // A second header block from the client: trailers, whatever they hold.
-            if end_stream && let Some(stream) = self.streams.get_mut(&id) {
-                stream.handle_end_of_request(chunk.time);
-                self.settle(id, chunk.time, shared);
-            }
+            self.handle_trailers_of_client(id, end_stream, chunk, shared);
             return;
         }
         if !known && !self.unseen.is_new(id) {
@@ -141,6 +127,7 @@ impl Connection {
         let missed = block.is_err() && self.unseen.may_have_been_missed(id);
         self.remembered_changed |= self.unseen.may_have_missed();
         self.unseen.handle_request(id);
+        self.requests_of_chunk = self.requests_of_chunk.min(id);
         if !known && self.streams.len() >= shared.limits.streams_per_connection {
             self.anomaly(id, "streams_limit", chunk, shared);
             return;
@@ -188,6 +175,35 @@ impl Connection {
             stream.handle_refused(chunk.time);
         }
         self.settle(id, chunk.time, shared);
+    }
+
+    /// A later header block of the client's, whatever it holds.
+    fn handle_trailers_of_client(
+        &mut self,
+        id: u32,
+        end_stream: bool,
+        chunk: &Chunk<'_>,
+        shared: &mut Shared,
+    ) {
+        if !end_stream || !self.is_followed(id, chunk.time, shared) {
+            return;
+        }
+        let is_apart = self.ends_apart(id, chunk);
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.note_frame(Peer::Client, chunk.time);
+        stream.handle_end_of_request(chunk.time);
+        if is_apart {
+            stream.note_request_ended_apart(chunk.thread);
+        }
+        self.settle(id, chunk.time, shared);
+    }
+
+    /// What ends a request in this chunk of the client's ends it apart from its header block, at the socket that receives
+    /// it. Ids only grow: the requests of this chunk are those from the least one on.
+    pub(super) fn ends_apart(&self, id: u32, chunk: &Chunk<'_>) -> bool {
+        chunk.flow == Flow::Received
+            && self.client_flow == Some(Flow::Received)
+            && id < self.requests_of_chunk
     }
 
     /// The stream that a frame belongs to, if it is open or may have been opened unseen.
@@ -278,6 +294,9 @@ impl Connection {
             && let Some(started) = stream.take_started(self.id, id, client_flow)
         {
             shared.observations.push_back(Observation::CallStarted(started));
+        }
+        if let Some(ended) = stream.take_request_ended(self.id, id) {
+            shared.observations.push_back(Observation::RequestEnded(ended));
         }
         let (is_complete, is_ending) = (stream.is_complete(), stream.is_ending() && stream.has_request());
         if !self.stalls.is_empty() && stream.has_ended() {

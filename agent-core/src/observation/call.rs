@@ -64,7 +64,7 @@ pub struct Traces {
 pub struct TraceHash(pub u64);
 
 /// The client has ended its side of a call, in a chunk of bytes after that of the request's header block. Where both are in
-/// one chunk, [`CallStarted`] says it all.
+/// one chunk, [`CallStarted`] says it all. Said of sockets that receive the requests alone, and after [`CallStarted`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestEnded {
     /// The connection.
