@@ -9,7 +9,7 @@ use crate::exit::Failure;
 use crate::pipeline::{self, Listener, Pipeline, Stop, Watched};
 
 /// Who prints what is observed.
-pub(super) trait Printer: Listener {
+pub(in crate::commands) trait Printer: Listener {
     /// What the kernel side has counted by now.
     fn handle_counters(&mut self, counters: &Counters);
 
@@ -25,7 +25,7 @@ pub(super) trait Printer: Listener {
 ///
 /// # Errors
 /// The kernel or the output failed, or a signal came.
-pub(super) fn watch_and_print<P: Printer>(
+pub(in crate::commands) fn watch_and_print<P: Printer>(
     capture: KernelCapture,
     stop: &Stop,
     pipeline: impl FnOnce(&KernelCapture) -> anyhow::Result<Pipeline<P>> + Send + 'static,
@@ -75,12 +75,12 @@ fn watch<P: Printer>(
 }
 
 /// The line of JSON that says that everything from now on is seen.
-pub(super) fn ready(capture: &KernelCapture) -> Value {
+pub(in crate::commands) fn ready(capture: &KernelCapture) -> Value {
     json!({ "type": "ready", "backend": capture.backend().name(), "reason": capture.reason() })
 }
 
 /// What a summary in JSON says of the records from the kernel.
-pub(super) fn summary_of(counters: &Counters) -> Map<String, Value> {
+pub(in crate::commands) fn summary_of(counters: &Counters) -> Map<String, Value> {
     let kernel: Map<String, Value> = counters
         .kernel
         .iter()
@@ -99,6 +99,6 @@ pub(super) fn summary_of(counters: &Counters) -> Map<String, Value> {
 }
 
 /// The same for people.
-pub(super) fn losses_of(counters: &Counters) -> String {
+pub(in crate::commands) fn losses_of(counters: &Counters) -> String {
     format!("{} of {} records from the kernel lost", counters.lost(), counters.produced())
 }

@@ -62,12 +62,12 @@ async fn run(config: &Config) -> Result<(), Failure> {
     });
     let findings = Arc::new(Findings::new(Arc::clone(&metrics)));
     let readiness = Arc::new(Readiness::new(&[CAPTURE]));
-    tracing::info!(%address, "serving /metrics");
+    tracing::info!(%address, "serving /metrics and /api/v1/findings");
 
     let stop = Stop::default();
     let (ended, watcher_ended) = tokio::sync::oneshot::channel();
     let watcher = {
-        let listener = MetricsListener { metrics: Arc::clone(&metrics), findings };
+        let listener = MetricsListener::new(Arc::clone(&metrics), Arc::clone(&findings));
         let (readiness, stop) = (Arc::clone(&readiness), stop.clone());
         let (limits, thresholds) = (config.core_limits(), config.findings.thresholds());
         std::thread::Builder::new()
@@ -81,7 +81,7 @@ async fn run(config: &Config) -> Result<(), Failure> {
     };
 
     let (shut_down, shutting_down) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(http::serve(listener, http::Shared { metrics, readiness }, async {
+    let server = tokio::spawn(http::serve(listener, http::Shared { metrics, findings, readiness }, async {
         let _ = shutting_down.await;
     }));
     let mut watcher_ended = watcher_ended;
@@ -131,9 +131,17 @@ fn watch(
 
 /// Turns observations into series, and findings into series and a list.
 #[derive(Debug)]
-struct MetricsListener {
+pub struct MetricsListener {
     metrics: Arc<Metrics>,
     findings: Arc<Findings>,
+}
+
+impl MetricsListener {
+    /// Counts in `metrics`, lists in `findings`.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>, findings: Arc<Findings>) -> Self {
+        MetricsListener { metrics, findings }
+    }
 }
 
 impl Listener for MetricsListener {

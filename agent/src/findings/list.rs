@@ -30,24 +30,22 @@ const VISIBLE_NS: u64 = 3_600_000_000_000;
 /// Which entries are asked for; `None` asks for all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// The finding's name.
-    pub finding: Option<String>,
+    /// Which finding.
+    pub finding: Option<Name>,
     /// The workload's name.
     pub service_name: Option<String>,
     /// The verdict.
-    pub verdict: Option<String>,
+    pub verdict: Option<Verdict>,
 }
 
 impl Filter {
     /// The entry is asked for.
     #[must_use]
     pub fn accepts(&self, entry: &Entry) -> bool {
-        let is = |wanted: &Option<String>, text: Option<&str>| {
-            wanted.as_deref().is_none_or(|wanted| text == Some(wanted))
-        };
-        is(&self.finding, Some(&entry.finding))
-            && is(&self.service_name, entry.service_name.as_deref())
-            && is(&self.verdict, Some(&entry.verdict))
+        let is = |wanted: Option<&str>, text: Option<&str>| wanted.is_none_or(|wanted| text == Some(wanted));
+        is(self.finding.map(Name::as_str), Some(&entry.finding))
+            && is(self.service_name.as_deref(), entry.service_name.as_deref())
+            && is(self.verdict.map(Verdict::as_str), Some(&entry.verdict))
     }
 }
 
@@ -160,7 +158,7 @@ impl Findings {
         let undecided =
             undecided.map(|(name, count)| Undecided { finding: name.as_str().into(), count: *count });
         let undecided = undecided
-            .filter(|undecided| filter.finding.as_ref().is_none_or(|wanted| *wanted == undecided.finding))
+            .filter(|undecided| filter.finding.is_none_or(|wanted| wanted.as_str() == undecided.finding))
             .collect();
         let forgotten = inner.forgotten;
         drop(inner);

@@ -4,6 +4,7 @@
 
 mod entry;
 mod list;
+pub mod query;
 
 pub use entry::{About, Answer, Entry, Example, Undecided, seconds_of};
 pub use list::{Filter, Findings};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agent_core::detectors::{self, Finding, Owner, ProcessId, Verdict, deadlines};
+use agent_core::detectors::{self, Finding, Name, Owner, ProcessId, Verdict, deadlines};
 use agent_core::observation::Side;
 use agent_core::{ConnectionId, Timestamp};
 
@@ -98,9 +98,9 @@ fn a_filter_leaves_out_what_was_not_asked_for() {
     list.handle(None, Finding { verdict: Verdict::Undecided, ..missing("/a.B/C", 3, 2) });
     let some = |text: &str| Some(text.to_owned());
     let count = |filter: Filter| answer(&list, &filter).findings.len();
-    assert_eq!(count(Filter { verdict: some("undecided"), ..Filter::default() }), 1);
-    assert_eq!(count(Filter { finding: some("deadline_missing"), ..Filter::default() }), 2);
-    assert_eq!(count(Filter { finding: some("goaway"), ..Filter::default() }), 0);
+    assert_eq!(count(Filter { verdict: Some(Verdict::Undecided), ..Filter::default() }), 1);
+    assert_eq!(count(Filter { finding: Some(Name::DeadlineMissing), ..Filter::default() }), 2);
+    assert_eq!(count(Filter { finding: Some(Name::Goaway), ..Filter::default() }), 0);
     assert_eq!(count(Filter { service_name: some("orders"), ..Filter::default() }), 2);
     assert_eq!(count(Filter { service_name: some("order"), ..Filter::default() }), 0);
 }

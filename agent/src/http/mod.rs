@@ -1,4 +1,4 @@
-//! The agent's HTTP server: `/metrics`, `/healthz`, `/readyz`, `/`.
+//! The agent's HTTP server: `/metrics`, `/api/v1/findings`, `/healthz`, `/readyz`, `/`.
 //!
 //! It is made for a scraper and a person, not for the world: few connections, short limits, no path that
 //! is not written here.
@@ -25,6 +25,7 @@ use tokio::net::TcpListener;
 pub use connections::Limits;
 pub use readiness::Readiness;
 
+use crate::findings::Findings;
 use crate::metrics::Metrics;
 
 /// What the pages show.
@@ -32,6 +33,8 @@ use crate::metrics::Metrics;
 pub struct Shared {
     /// Everything that is counted.
     pub metrics: Arc<Metrics>,
+    /// Everything that was found.
+    pub findings: Arc<Findings>,
     /// Whether the agent does its work.
     pub readiness: Arc<Readiness>,
 }
@@ -104,6 +107,7 @@ fn router(shared: Shared, only_local: bool) -> Router {
     Router::new()
         .route("/", get(pages::index))
         .route("/metrics", get(pages::metrics))
+        .route("/api/v1/findings", get(pages::findings))
         .route("/healthz", get(pages::healthz))
         .route("/livez", get(pages::healthz))
         .route("/readyz", get(pages::readyz))

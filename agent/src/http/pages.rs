@@ -10,6 +10,10 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::{Shared, negotiation};
+use crate::findings::Filter;
+use crate::output::escape::Escaped as TerminalSafe;
+use crate::output::json;
+use crate::pipeline;
 
 /// `/metrics`: written on a thread that may take its time, so that nothing else waits for it.
 pub(super) async fn metrics(State(shared): State<Shared>, headers: HeaderMap) -> Response {
@@ -33,6 +37,34 @@ pub(super) async fn metrics(State(shared): State<Shared>, headers: HeaderMap) ->
             response
         }
         Err(reason) => (StatusCode::INTERNAL_SERVER_ERROR, reason + "\n").into_response(),
+    }
+}
+
+/// `/api/v1/findings`: what was found, as JSON; `?finding=`, `?service_name=`, `?verdict=` leave out the rest.
+pub(super) async fn findings(State(shared): State<Shared>, uri: Uri) -> Response {
+    let filter = match Filter::of_query(uri.query().unwrap_or_default()) {
+        Ok(filter) => filter,
+        Err(error) => {
+            return (StatusCode::BAD_REQUEST, format!("{}\n", TerminalSafe(&error))).into_response();
+        }
+    };
+    let written = tokio::task::spawn_blocking(move || {
+        let answer = shared.findings.answer(&filter, pipeline::monotonic_now(), pipeline::unix_offset_ns());
+        let mut body = Vec::new();
+        json::write_line(&mut body, &answer).map(|()| body)
+    });
+    match written.await {
+        Ok(Ok(body)) => {
+            let headers = [
+                (header::CONTENT_TYPE, "application/json"),
+                (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+                (header::CACHE_CONTROL, "no-store"),
+            ];
+            (headers, body).into_response()
+        }
+        Ok(Err(_)) | Err(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "writing the findings failed\n").into_response()
+        }
     }
 }
 
@@ -126,6 +158,7 @@ code, b { font-family: ui-monospace, monospace; }
 <p>Watches the gRPC of every process on this node, and changes nothing.</p>
 <ul>
 <li><a href="/metrics">/metrics</a> for Prometheus (protobuf, OpenMetrics, text)</li>
+<li><a href="/api/v1/findings">/api/v1/findings</a> what is wrong, with its evidence (JSON)</li>
 <li><a href="/readyz?verbose">/readyz</a> whether it does its work, and if not, why</li>
 <li><a href="/healthz">/healthz</a> whether it is alive</li>
 </ul>

@@ -1,4 +1,5 @@
 //! Recordings that tests make themselves: frames, and a connection that carries them.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 /// An HTTP/2 frame.
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

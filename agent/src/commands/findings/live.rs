@@ -1,4 +1,4 @@
-//! `grpcscope findings`: what is wrong on this node, as it is found.
+//! `grpcscope findings --live`: watches, and prints each finding when it is made.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -8,9 +8,9 @@ use agent_core::detectors::Finding;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::live::{self, Printer};
+use super::FindingsArgs;
 use crate::capture::kernel::{Counters, KernelCapture};
-use crate::cli::CaptureArgs;
+use crate::commands::live::{self, Printer};
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::findings::{About, Entry, Filter};
@@ -20,44 +20,12 @@ use crate::output::json;
 use crate::output::terminal::Look;
 use crate::pipeline::{self, Listener, Pipeline, Stop, Subject};
 
-/// Arguments of `findings`.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct FindingsArgs {
-    /// Watch, and print each finding when it is made
-    #[arg(long)]
-    pub live: bool,
-
-    /// Only this finding: deadline_missing, flow_control_stall, …
-    #[arg(long, value_name = "NAME")]
-    pub finding: Option<String>,
-
-    /// Only what is found on this workload
-    #[arg(long, value_name = "NAME")]
-    pub service_name: Option<String>,
-
-    /// firing, quiet or undecided
-    #[arg(long, value_name = "VERDICT")]
-    pub verdict: Option<String>,
-
-    /// Print JSON: of --live one object a line
-    #[arg(long)]
-    pub json: bool,
-
-    /// How the kernel is watched, with --live.
-    #[command(flatten)]
-    pub capture: CaptureArgs,
-}
-
 /// Shows findings as they are made, until a signal asks for the end or nobody reads any more.
 ///
 /// # Errors
 /// A permission is missing, the kernel cannot be watched, or a signal came.
-pub fn execute(args: &FindingsArgs, config: &Config) -> Result<(), Failure> {
-    let filter = Filter {
-        finding: args.finding.clone(),
-        service_name: args.service_name.clone(),
-        verdict: args.verdict.clone(),
-    };
+pub(super) fn execute(args: &FindingsArgs, config: &Config) -> Result<(), Failure> {
+    let filter = args.filter();
     let capture = pipeline::start_capture(&config.capture)?;
     let form = if args.json {
         Form::Json
