@@ -23,7 +23,7 @@ use crate::call::{Peer, Stream};
 use crate::flow_control::LARGEST_WINDOW;
 use crate::http2::frame::{self, FrameHeader};
 use crate::input::{Chunk, Flow, Timestamp};
-use crate::observation::{Holder, Observation, Protocol, RoundTrips, Stall, StallEnd, Window};
+use crate::observation::{Anomaly, Holder, Observation, Protocol, RoundTrips, Stall, StallEnd, Window};
 use crate::observer::Shared;
 use crate::steps;
 
@@ -282,6 +282,9 @@ impl Connection {
         for flow in [Flow::Sent, Flow::Received] {
             let Some(at) = self.stalls.find(flow, Window::Stream, stream) else { continue };
             let open = self.take_stall(at, shared);
+            if open.overtaken.is_some() {
+                self.say_end_is_unknown(stream, time, shared);
+            }
             self.close_stall(&open, time, shared);
         }
     }
@@ -330,8 +333,13 @@ impl Connection {
     fn lose_stall(&mut self, at: usize, chunk: &Chunk<'_>, shared: &mut Shared) {
         let open = self.take_stall(at, shared);
         if open.opened.is_none() {
-            self.anomaly(open.stream, "stall_end_unknown", chunk, shared);
+            self.say_end_is_unknown(open.stream, chunk.time, shared);
         }
+    }
+
+    fn say_end_is_unknown(&self, stream: u32, time: Timestamp, shared: &mut Shared) {
+        let anomaly = Anomaly { connection: self.id, stream, kind: "stall_end_unknown", time };
+        shared.observations.push_back(Observation::Anomaly(anomaly));
     }
 
     fn close_stall(&mut self, open: &Open, time: Timestamp, shared: &mut Shared) {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_core::Observation;
-use agent_core::detectors::{Finding, Thresholds};
+use agent_core::detectors::{Finding, Thresholds, flow_control};
+use agent_core::observation::Stall;
+use agent_core::{Observation, Timestamp};
 use anyhow::Context;
 
 use super::signals::StopSignals;
@@ -67,9 +68,10 @@ async fn run(config: &Config) -> Result<(), Failure> {
     let stop = Stop::default();
     let (ended, watcher_ended) = tokio::sync::oneshot::channel();
     let watcher = {
-        let listener = MetricsListener::new(Arc::clone(&metrics), Arc::clone(&findings));
-        let (readiness, stop) = (Arc::clone(&readiness), stop.clone());
         let (limits, thresholds) = (config.core_limits(), config.findings.thresholds());
+        let listener = MetricsListener::new(Arc::clone(&metrics), Arc::clone(&findings))
+            .attributing_stalls(thresholds.flow_control.clone());
+        let (readiness, stop) = (Arc::clone(&readiness), stop.clone());
         std::thread::Builder::new()
             .name("watch".into())
             .spawn(move || {
@@ -134,13 +136,21 @@ fn watch(
 pub struct MetricsListener {
     metrics: Arc<Metrics>,
     findings: Arc<Findings>,
+    /// What tells why a sender was stalled.
+    stalls: flow_control::Thresholds,
 }
 
 impl MetricsListener {
     /// Counts in `metrics`, lists in `findings`.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, findings: Arc<Findings>) -> Self {
-        MetricsListener { metrics, findings }
+        MetricsListener { metrics, findings, stalls: flow_control::Thresholds::default() }
+    }
+
+    /// The same, with other thresholds than the core's own.
+    #[must_use]
+    pub fn attributing_stalls(self, stalls: flow_control::Thresholds) -> Self {
+        MetricsListener { stalls, ..self }
     }
 }
 
@@ -161,9 +171,22 @@ impl Listener for MetricsListener {
             self.metrics.anomaly(anomaly.kind);
         }
         connection.observe(&observation);
+        if let Observation::Stalled(stall) = &observation {
+            connection.stall_over(stall, &self.stalls);
+        }
         if let Observation::ConnectionEnded(summary) = &observation {
             self.findings.end_connection(summary.connection, summary.closed);
         }
+    }
+
+    fn handle_open_stall(
+        &mut self,
+        _subject: &Subject,
+        connection: &mut ConnectionSeries,
+        stall: &Stall,
+        now: Timestamp,
+    ) {
+        connection.stall_lasts(stall, &self.stalls, now);
     }
 
     fn handle_finding(&mut self, subject: Option<&Subject>, finding: Finding) {

@@ -198,4 +198,25 @@ detectors! {
         /// A connection that lasted longer was of some use.
         short: Age => short_ns,
     }
+    /// Stalls of flow control.
+    flow_control: FlowControlConfig {
+        /// A stall that is as long is said by itself.
+        long: Age => long_ns,
+        /// A stall that has lasted for so long is said before it is over, and again every minute.
+        lasting: Age => lasting_ns,
+        /// Credit that takes more round trips than this was withheld by a slow receiver.
+        withheld_round_trips: u64 => withheld_round_trips,
+        /// Credit that takes at most so many round trips was not: the window is too small.
+        prompt_round_trips: u64 => prompt_round_trips,
+        /// Windows are not called too small where the round trip is shorter.
+        delay: Age => delay_ns,
+        /// Shorter stalls of a slow receiver are only counted.
+        short: Age => short_ns,
+        /// So many stalls in a row are said, although none of them is long.
+        row: u32 => row,
+        /// They are not where the sender waits for less than this share of the time.
+        share: Ratio => share,
+        /// A row ends when there was no stall for so long.
+        row_ends: Age => row_ends_ns,
+    }
 }

@@ -153,6 +153,17 @@ families! {
     UNMEASURED = Counter "grpcscope_calls_unmeasured_total", method_labels!("histogram"),
         "Ended calls that are left out of a histogram, since they were not seen whole: duration, sent or received message bytes.";
 
+    STALLS = Counter "grpcscope_flow_control_stalls_total", method_labels!("window", "cause", "withheld_by"),
+        "Times that a sender was inside a message and its window was empty, counted when it is over; cause slow_receiver: the credit was withheld, small_window: it came back at once. Of a connection's window the method is the one that holds it.";
+    STALL_SECONDS = Counter "grpcscope_flow_control_stall_seconds_total" in "seconds", method_labels!("window", "cause", "withheld_by"),
+        "How long these stalls were, as seen at the workload's sockets: as the sender, until the credit came; as the receiver, until it was given.";
+    STALL_DURATION = Histogram "grpcscope_flow_control_stall_duration_seconds" in "seconds", method_labels!("window"),
+        "How long a stall was.";
+    STALLED = Gauge "grpcscope_flow_control_stalled", method_labels!("window", "cause", "withheld_by"),
+        "Windows that are empty now with a sender inside a message, looked at every second.";
+    UNCERTAIN_STALLS = Counter "grpcscope_flow_control_uncertain_stalls_total", method_labels!("window"),
+        "Times that a window was used up exactly at the end of a message, and more DATA came later: whether the sender had to wait for credit cannot be told.";
+
     CONNECTIONS = Gauge "grpcscope_connections", workload_labels!("side", "state"),
         "Open HTTP/2 connections by what is understood of them: synced, late (joined in the middle), desynced.";
     CONNECTIONS_OPENED = Counter "grpcscope_connections_opened_total", workload_labels!(),
@@ -263,6 +274,9 @@ Histograms have classic buckets in every format, and native buckets too where th
 | `side` | the side that the workload has: `client`, `server`; `unresolved` while it is not known |
 | `outcome` | `ok`, `error`, `deadline`, `cancelled`, `aborted` (connection lost), `refused`, `unresolved` (how it ended was not seen), `evicted` (given up while open) |
 | `start` | `seen`; `unseen`: the agent came after the request, so the call has no duration |
+| `window` | `stream`, `connection`: which window was empty |
+| `cause` of stalls | `slow_receiver`, `small_window`, `undecided` (no round trip was seen, or the delay is between the two) |
+| `withheld_by` | `client`, `server`: the receiver of the data, which has the credit to give |
 | `ended_by`, `sender` | `client`, `server`, `connection`, `unresolved` |
 | `code` | RFC 9113 names (`CANCEL`, `REFUSED_STREAM`, …), `_OTHER` |
 | `service_name` | `OTEL_SERVICE_NAME` of the process, else its script, else its executable; `unresolved`; `_OTHER` beyond a limit |

@@ -16,6 +16,7 @@ use agent_core::observation::Side;
 
 use super::labels::{Deadline, ErrorType, Method, RstCode, Status, Workload};
 use super::series::{Cell, Direction, Distribution, Key, Measure, Scope, Update};
+use super::stalls::Lasting;
 use super::store::{Locked, Place, Store};
 
 /// Methods whose place is remembered, so that their calls need no look-up.
@@ -24,10 +25,12 @@ const RECENT: usize = 4;
 /// Counts what happens on one connection of one workload. Dropping it ends the connection.
 #[derive(Debug)]
 pub struct ConnectionSeries {
-    store: Arc<Store>,
-    shard: usize,
+    pub(super) store: Arc<Store>,
+    pub(super) shard: usize,
     workload: Arc<Workload>,
-    side: Option<Side>,
+    pub(super) side: Option<Side>,
+    /// Where stalls are counted that last.
+    pub(super) lasting: Lasting,
     /// Where the connection is counted as open, and as what.
     open: Option<(Place, Cell)>,
     calls: HashMap<u32, Place, foldhash::fast::RandomState>,
@@ -50,6 +53,7 @@ impl ConnectionSeries {
             store,
             workload,
             side: None,
+            lasting: Lasting::default(),
             open: None,
             calls: HashMap::default(),
             recent: [const { None }; RECENT],
@@ -60,6 +64,7 @@ impl ConnectionSeries {
     /// Takes any observation of this connection; those that have no series of a connection are ignored
     /// (frames, GOAWAY, PING, and anomalies, which are counted by [`Metrics::anomaly`](super::Metrics::anomaly)).
     pub fn observe(&mut self, observation: &Observation) {
+        self.observe_end_of_stalls(observation);
         match observation {
             Observation::Connection(status) => self.status(status),
             Observation::CallStarted(started) => self.call_started(started),
@@ -165,6 +170,7 @@ impl ConnectionSeries {
 
     /// The connection ended or is forgotten: calls that are still open are counted as evicted.
     pub fn close(&mut self) {
+        self.forget_stalls();
         if self.open.is_none() && self.calls.is_empty() {
             return;
         }
@@ -186,7 +192,7 @@ impl ConnectionSeries {
     }
 
     /// Counts under a method, which is looked up only if it is not one of the last ones.
-    fn place_call(
+    pub(super) fn place_call(
         &mut self,
         shard: &mut Locked<'_>,
         side: Side,

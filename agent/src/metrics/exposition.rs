@@ -19,6 +19,7 @@ use agent_core::observation::Side;
 
 use super::labels::{self, Method};
 use super::series::{Cell, Direction, Distribution, Found, Key, Measure, Scope};
+use super::stalls::Stalled;
 use super::store::Snapshot;
 
 /// Labels of one series, in the order in which they are written.
@@ -46,7 +47,11 @@ pub(super) fn write(series: &Snapshot, health: &HealthSnapshot, to: &mut dyn Fam
     for (key, state) in &series.states {
         for (cell, value) in &state.cells {
             let (family, labels) = cell_row(key, *cell);
-            families.add(family, labels, Value::Whole(*value));
+            let value = match cell {
+                Cell::StallNs(_) => Value::Real(*value as f64 / 1e9),
+                _ => Value::Whole(*value),
+            };
+            families.add(family, labels, value);
         }
         for (distribution, histogram) in &state.histograms {
             let (family, labels) = histogram_row(key, *distribution);
@@ -154,6 +159,10 @@ fn cell_row(key: &Key, cell: Cell) -> (&'static Family, Labels) {
             &[("side", labels::side_label(side)), ("protocol", labels::protocol_label(protocol))],
         ),
         Cell::WithoutSide => with(&names::CALLS_WITHOUT_SIDE, &[]),
+        Cell::Stalls(stalled) => with(&names::STALLS, &stalled_labels(stalled)),
+        Cell::StallNs(stalled) => with(&names::STALL_SECONDS, &stalled_labels(stalled)),
+        Cell::StalledNow(stalled) => with(&names::STALLED, &stalled_labels(stalled)),
+        Cell::UncertainStalls(window) => with(&names::UNCERTAIN_STALLS, &[("window", window.as_str())]),
         Cell::Finding(verdict, found) => {
             let mut row = with(&names::FINDINGS, &[("verdict", verdict.as_str())]);
             row.1.extend(found_labels(found));
@@ -165,6 +174,11 @@ fn cell_row(key: &Key, cell: Cell) -> (&'static Family, Labels) {
             row
         }
     }
+}
+
+fn stalled_labels(stalled: Stalled) -> [(&'static str, &'static str); 3] {
+    let Stalled { window, cause, withheld_by } = stalled;
+    [("window", window.as_str()), ("cause", cause.as_str()), ("withheld_by", withheld_by.as_str())]
 }
 
 fn found_labels(found: Found) -> impl Iterator<Item = (&'static str, String)> {
@@ -221,6 +235,11 @@ fn histogram_row(key: &Key, distribution: Distribution) -> (&'static Family, Lab
             (family, a66_labels(key, Some(status.as_str())))
         }
         Distribution::Timeout => (&names::TIMEOUT, own_labels(key)),
+        Distribution::Stall(window) => {
+            let mut labels = own_labels(key);
+            labels.push(("window", window.as_str().to_owned()));
+            (&names::STALL_DURATION, labels)
+        }
     }
 }
 

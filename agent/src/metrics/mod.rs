@@ -12,6 +12,7 @@ mod histogram;
 mod labels;
 mod own_process;
 mod series;
+mod stalls;
 mod store;
 mod text;
 

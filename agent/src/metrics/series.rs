@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use agent_core::detectors::{Name, Verdict, correlation};
-use agent_core::observation::{EndedBy, Outcome, Protocol, Sync};
+use agent_core::observation::{EndedBy, Outcome, Protocol, Sync, Window};
 use smallvec::SmallVec;
 
 use super::histogram::{self, Histogram, Layout};
 use agent_core::observation::Side;
 
 use super::labels::{Deadline, ErrorType, Method, RstCode, Status, Workload};
+use super::stalls::Stalled;
 
 /// Whose series.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,6 +100,11 @@ pub(super) enum Cell {
     WithoutSide,
     Finding(Verdict, Found),
     Firing(Found),
+    Stalls(Stalled),
+    /// In nanoseconds.
+    StallNs(Stalled),
+    StalledNow(Stalled),
+    UncertainStalls(Window),
 }
 
 /// What was found.
@@ -111,7 +117,7 @@ pub(super) struct Found {
 
 impl Cell {
     fn is_gauge(self) -> bool {
-        matches!(self, Cell::InFlight | Cell::Connections(..) | Cell::Firing(_))
+        matches!(self, Cell::InFlight | Cell::Connections(..) | Cell::Firing(_) | Cell::StalledNow(_))
     }
 
     /// The same without what only its author can count.
@@ -133,7 +139,11 @@ impl Cell {
             | Cell::Entered(_)
             | Cell::Rst(..)
             | Cell::Exchange(..)
-            | Cell::WithoutSide => self,
+            | Cell::WithoutSide
+            | Cell::Stalls(_)
+            | Cell::StallNs(_)
+            | Cell::StalledNow(_)
+            | Cell::UncertainStalls(_) => self,
         }
     }
 }
@@ -159,6 +169,7 @@ pub(super) enum Distribution {
     Duration(Status, Option<ErrorType>),
     Size(Direction, Status),
     Timeout,
+    Stall(Window),
 }
 
 impl Distribution {
@@ -167,6 +178,7 @@ impl Distribution {
             Distribution::Duration(..) => &histogram::DURATION,
             Distribution::Size(..) => &histogram::SIZE,
             Distribution::Timeout => &histogram::TIMEOUT,
+            Distribution::Stall(_) => &histogram::DURATION,
         }
     }
 

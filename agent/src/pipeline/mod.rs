@@ -9,6 +9,7 @@ mod watch;
 use foldhash::HashMap;
 
 use agent_core::detectors::{Detectors, Finding, Thresholds};
+use agent_core::observation::Stall;
 use agent_core::{ConnectionId, Limits, Observation, Observer, Timestamp};
 
 use crate::capture::kernel::Captured;
@@ -32,6 +33,16 @@ pub trait Listener {
         connection: &mut Self::Connection,
         observation: Observation,
     );
+
+    /// A sender is stalled, and was when this was last said of it if it was said: a detector's look at what lasts, every second.
+    fn handle_open_stall(
+        &mut self,
+        _subject: &Subject,
+        _connection: &mut Self::Connection,
+        _stall: &Stall,
+        _now: Timestamp,
+    ) {
+    }
 
     /// A detector has spoken, about this connection or about nothing that is open. Nothing does in a pipeline without
     /// detectors.
@@ -109,6 +120,12 @@ impl<L: Listener> Pipeline<L> {
             && detectors.poll_timeout().is_some_and(|due| due <= now)
         {
             detectors.handle_timeout(&self.observer, now);
+            let (subjects, listener) = (&mut self.subjects, &mut self.listener);
+            self.observer.visit_open_stalls(|stall| {
+                if let Some((subject, connection)) = subjects.get_mut(&stall.connection) {
+                    listener.handle_open_stall(subject, connection, &stall, now);
+                }
+            });
             self.drain_findings();
         }
     }
