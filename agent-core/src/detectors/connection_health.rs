@@ -61,6 +61,11 @@ impl OfConnection {
             None => self.ends.iter().any(has_spoken),
         }
     }
+
+    /// An end has said that it leaves in good order.
+    pub(super) fn is_ending_gracefully(&self) -> bool {
+        self.ends.iter().any(|said| said.notice.is_some() || said.graceful_told)
+    }
 }
 
 /// Notices that wait for the GOAWAY that counts, the oldest first.

@@ -7,6 +7,7 @@
 //! Detectors keep what they remember of a connection in [`Watched`], so that an observation costs one look-up for all of
 //! them, and what they remember of processes, destinations and methods in tables of their own with a bound each.
 
+pub mod abrupt_end;
 mod balance;
 pub mod connection_health;
 pub mod correlation;
@@ -19,6 +20,8 @@ mod party;
 pub mod pinned;
 pub mod reconnects;
 pub mod starved;
+pub mod retries;
+pub mod retry_storm;
 pub mod stream_limit;
 #[cfg(test)]
 mod synthetic;
@@ -50,6 +53,12 @@ pub enum Claim {
     StreamLimit(stream_limit::Claim),
     /// Of a connection's end, and of whether anybody is at its other end.
     ConnectionHealth(connection_health::Claim),
+    /// Of calls that were tried again.
+    Retry(retries::Claim),
+    /// Of a method that is tried again and again.
+    RetryStorm(retry_storm::Claim),
+    /// Of calls whose connection was lost.
+    AbruptEnd(abrupt_end::Claim),
     /// Of the status of a call.
     Error(errors::Claim),
     /// Of a sender that has to wait.
@@ -67,6 +76,9 @@ impl Claim {
             Claim::Reconnects(claim) => claim,
             Claim::StreamLimit(claim) => claim,
             Claim::ConnectionHealth(claim) => claim,
+            Claim::Retry(claim) => claim,
+            Claim::RetryStorm(claim) => claim,
+            Claim::AbruptEnd(claim) => claim,
             Claim::Error(claim) => claim,
             Claim::FlowControl(claim) => claim,
         }
@@ -88,6 +100,24 @@ impl From<stream_limit::Claim> for Claim {
 impl From<connection_health::Claim> for Claim {
     fn from(claim: connection_health::Claim) -> Self {
         Claim::ConnectionHealth(claim)
+    }
+}
+
+impl From<retries::Claim> for Claim {
+    fn from(claim: retries::Claim) -> Self {
+        Claim::Retry(claim)
+    }
+}
+
+impl From<retry_storm::Claim> for Claim {
+    fn from(claim: retry_storm::Claim) -> Self {
+        Claim::RetryStorm(claim)
+    }
+}
+
+impl From<abrupt_end::Claim> for Claim {
+    fn from(claim: abrupt_end::Claim) -> Self {
+        Claim::AbruptEnd(claim)
     }
 }
 
@@ -136,6 +166,12 @@ pub struct Thresholds {
     pub stream_limit: stream_limit::Thresholds,
     /// GOAWAY and PING.
     pub connection_health: connection_health::Thresholds,
+    /// Attempts after those that failed.
+    pub retries: retries::Thresholds,
+    /// Methods that are tried again and again.
+    pub retry_storm: retry_storm::Thresholds,
+    /// Calls whose connection was lost.
+    pub abrupt_end: abrupt_end::Thresholds,
     /// Stalls of flow control.
     pub flow_control: flow_control::Thresholds,
 }
@@ -154,6 +190,9 @@ pub struct Detectors {
     reconnects: reconnects::Reconnects,
     connections: Connections,
     notices: connection_health::Notices,
+    retries: retries::Retries,
+    retry_storms: retry_storm::RetryStorms,
+    abrupt_ends: abrupt_end::AbruptEnds,
     out: Out,
     /// When to look next; `None` before the first observation.
     tick: Option<Timestamp>,
@@ -172,6 +211,8 @@ pub(crate) struct Watched {
     load: balance::Load,
     stream_limit: stream_limit::OfConnection,
     health: connection_health::OfConnection,
+    retries: retries::OfConnection,
+    retry_storm: retry_storm::OfConnection,
     /// Set by the first stall.
     flow_control: Option<Box<flow_control::Remembered>>,
 }
@@ -186,6 +227,8 @@ impl Watched {
             load: balance::Load::default(),
             stream_limit: stream_limit::OfConnection::default(),
             health: connection_health::OfConnection::default(),
+            retries: retries::OfConnection::default(),
+            retry_storm: retry_storm::OfConnection::default(),
             flow_control: None,
         }
     }
@@ -271,6 +314,9 @@ impl Detectors {
             reconnects: reconnects::Reconnects::default(),
             connections: HashMap::default(),
             notices: connection_health::Notices::default(),
+            retries: retries::Retries::default(),
+            retry_storms: retry_storm::RetryStorms::default(),
+            abrupt_ends: abrupt_end::AbruptEnds::default(),
             out: Out::default(),
             tick: None,
         }
@@ -295,16 +341,24 @@ impl Detectors {
                 connection.side = status.client_flow.map(Side::of).or(connection.side);
                 connection.sync = status.sync;
                 connection.load.handle_status(status);
+                if status.sync != Sync::Synced {
+                    self.retries.handle_loss(connection, status.time);
+                }
                 self.tick.get_or_insert(status.time.plus(TICK_NS));
             }
             Observation::CallStarted(call) => {
                 deadlines::handle_call_started(connection, call, out);
                 connection.load.handle_call_started(call);
+                retries::handle_call_started(connection, call);
+                self.retry_storms.handle_call_started(connection, call);
+                self.abrupt_ends.handle_call_started(connection, call, out);
             }
             Observation::CallEnded(call) => {
                 connection.load.handle_call_ended(call);
                 deadlines::handle_call_ended(&thresholds.deadlines, connection, call, out);
                 stream_limit::handle_call_ended(connection, call, out);
+                self.retries.handle_call_ended(connection, call);
+                self.abrupt_ends.handle_call_ended(&thresholds.abrupt_end, connection, call, out);
                 errors::handle_call_ended(connection, call, out);
             }
             Observation::Goaway(goaway) => {
@@ -330,6 +384,8 @@ impl Detectors {
                 connection_health::handle_connection_ended(connection, summary.closed, out);
                 self.balance.handle_ended(connection, summary);
                 self.reconnects.handle_ended(&thresholds.reconnects, connection, summary);
+                let thresholds = &thresholds.retry_storm;
+                self.retry_storms.handle_connection_ended(thresholds, connection, summary.closed);
                 self.connections.remove(&summary.connection);
             }
             Observation::ExchangeEnded(_) => connection.load.handle_exchange_ended(),
@@ -347,10 +403,13 @@ impl Detectors {
     pub fn handle_timeout(&mut self, observer: &Observer, now: Timestamp) {
         if self.tick.is_some_and(|tick| tick <= now) {
             self.tick = Some(now.plus(TICK_NS));
-            let (thresholds, out) = (&self.thresholds, &mut self.out);
-            self.balance.handle_tick(self.connections.values_mut(), thresholds, now, out);
+            let (thresholds, connections, out) = (&self.thresholds, &mut self.connections, &mut self.out);
+            self.balance.handle_tick(connections.values_mut(), thresholds, now, out);
             self.reconnects.handle_tick(&thresholds.reconnects, now, out);
-            connection_health::handle_timeout(&mut self.notices, &mut self.connections, now, &mut self.out);
+            connection_health::handle_timeout(&mut self.notices, connections, now, out);
+            self.retries.handle_timeout(&thresholds.retries, now, out);
+            self.retry_storms.handle_timeout(&thresholds.retry_storm, connections, now, out);
+            self.abrupt_ends.handle_timeout(&thresholds.abrupt_end, now, out);
             observer.visit_open_stalls(|stall| {
                 if let Some(connection) = self.connections.get_mut(&stall.connection) {
                     let thresholds = &self.thresholds.flow_control;
@@ -358,6 +417,18 @@ impl Detectors {
                 }
             });
         }
+    }
+
+    /// Nothing more will be observed: what waited to be told is told.
+    pub fn finish(&mut self) {
+        self.retries.finish(&self.thresholds.retries, &mut self.out);
+        self.abrupt_ends.finish(&mut self.out);
+    }
+
+    /// Calls, attempts and methods that were not judged, since a table was full.
+    #[must_use]
+    pub fn forgotten(&self) -> u64 {
+        self.retries.forgotten.saturating_add(self.retry_storms.forgotten)
     }
 
     /// When [`Detectors::handle_timeout`] wants to be called next.

@@ -6,8 +6,8 @@ use super::{Detectors, Finding, Owner, Party, ProcessId, Thresholds};
 use crate::input::{ConnectionId, Flow, Timestamp};
 use crate::limits::Limits;
 use crate::observation::{
-    Call, CallType, ConnectionStatus, ConnectionSummary, EndedBy, FlowSummary, Messages, Observation,
-    Outcome, StatusSource, Sync, Timeout,
+    Call, CallStarted, CallType, ConnectionStatus, ConnectionSummary, EndedBy, FlowSummary, Messages,
+    Observation, Outcome, StatusSource, Sync, Timeout, Traces,
 };
 use crate::observer::Observer;
 
@@ -103,6 +103,21 @@ impl Scene {
             http2: true,
             binary_metadata: None,
         })));
+    }
+
+    /// A call of connection 1 that started; its timeout is none of the scene's business.
+    pub(super) fn started(&self, stream: u32, method: &str, time: Timestamp) -> CallStarted {
+        CallStarted {
+            connection: ConnectionId(1),
+            stream,
+            client_flow: self.client_flow.unwrap_or(Flow::Sent),
+            method: Some(Arc::from(method)),
+            timeout: Timeout::Ns(3_600_000_000_000),
+            previous_attempts: None,
+            traces: Traces::default(),
+            thread: 0,
+            time,
+        }
     }
 
     /// A call of connection 1 that the server ended with OK.

@@ -10,13 +10,23 @@ pub(crate) const CANCELLED: u32 = 1;
 pub(crate) const UNKNOWN: u32 = 2;
 /// DEADLINE_EXCEEDED.
 pub(crate) const DEADLINE_EXCEEDED: u32 = 4;
-const PERMISSION_DENIED: u32 = 7;
+/// PERMISSION_DENIED.
+pub(crate) const PERMISSION_DENIED: u32 = 7;
 const RESOURCE_EXHAUSTED: u32 = 8;
+/// INVALID_ARGUMENT.
+pub(crate) const INVALID_ARGUMENT: u32 = 3;
+/// NOT_FOUND.
+pub(crate) const NOT_FOUND: u32 = 5;
+/// ALREADY_EXISTS.
+pub(crate) const ALREADY_EXISTS: u32 = 6;
+/// FAILED_PRECONDITION.
+pub(crate) const FAILED_PRECONDITION: u32 = 9;
 const UNIMPLEMENTED: u32 = 12;
 const INTERNAL: u32 = 13;
 /// UNAVAILABLE.
 pub(crate) const UNAVAILABLE: u32 = 14;
-const UNAUTHENTICATED: u32 = 16;
+/// UNAUTHENTICATED.
+pub(crate) const UNAUTHENTICATED: u32 = 16;
 
 /// The value of a `grpc-status` field. What is not a code of the specification is UNKNOWN, and `false`
 /// says that it was not well-formed (G6).

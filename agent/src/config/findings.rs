@@ -219,4 +219,37 @@ detectors! {
         /// A row ends when there was no stall for so long.
         row_ends: Age => row_ends_ns,
     }
+    /// Clients at their stream limit.
+    stream_limit: StreamLimitConfig {
+        /// A client that is at the limit for less than this touched it, and nobody waited for long.
+        at_limit: Age => at_limit_ns,
+    }
+    /// GOAWAY and PING.
+    connection_health: ConnectionHealthConfig {
+        /// A PING that had no answer for this long, also when its connection ended, was not answered.
+        ping_unanswered: Age => unanswered_ns,
+        /// A notice of a graceful end is told alone when the GOAWAY that counts has not come by then.
+        goaway_notice: Age => notice_ns,
+    }
+    /// Attempts after those that failed.
+    retries: RetriesConfig {
+        /// A retry may come this much earlier than the server asked for.
+        early: Age => early_ns,
+        /// For how long a failed attempt may be followed by the next one.
+        memory: Age => memory_ns,
+    }
+    /// Methods that are tried again and again.
+    retry_storm: RetryStormConfig {
+        /// The calls of how long are looked at together.
+        window: Age => window_ns,
+        /// Fewer calls than this in a window say nothing of a share.
+        calls: u64 => calls,
+        /// More than this share of the calls being retries is a storm.
+        retried_share: Ratio => retried_share,
+    }
+    /// Calls whose connection was lost.
+    abrupt_end: AbruptEndConfig {
+        /// For how long a finding waits to tell when the client called the method again.
+        resume: Age => resume_ns,
+    }
 }

@@ -134,6 +134,10 @@ impl<L: Listener> Pipeline<L> {
     pub fn finish(&mut self, now: Timestamp) {
         self.observer.finish(now);
         self.drain();
+        if let Some(detectors) = &mut self.detectors {
+            detectors.finish();
+            self.drain_findings();
+        }
     }
 
     /// Whom the observations go to.

@@ -1,0 +1,623 @@
+//! Retries that should not have been made: after a status that trying again cannot change, and earlier than the server asked for
+//! (gRFC A6; checklist R1, R2).
+//!
+//! The wire shows attempts, not calls. That attempt n follows a certain attempt n-1 is sure only if nothing else fits: of one
+//! client process all attempts are seen, so the attempts n-1 of the method that had failed before are all there are; a server sees
+//! a part of them, so there the trace must be the same. Where several fit and all of them would make the same claim, it does not
+//! matter which it was; where they differ, or where one may have been missed, it is undecided. A call that an application makes
+//! again by itself, without `grpc-previous-rpc-attempts`, may as well be another call, and is not judged.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+
+use foldhash::quality::RandomState;
+
+use super::finding::{About, Claims, Name, Value, seconds};
+use super::party::ProcessId;
+use super::{Out, Watched};
+use crate::grpc::status;
+use crate::input::{ConnectionId, Timestamp};
+use crate::observation::{Call, CallStarted, Outcome, RetryPushback, STATUS_NAMES, Side, Sync, TraceHash};
+
+/// When to speak.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// A retry may come this much earlier than the server asked for: its timer ran from when the client read the answer, which
+    /// is not when it was seen to.
+    pub early_ns: u64,
+    /// For how long a failed attempt may be followed by the next one. Two minutes are the most that gRPC waits anywhere by
+    /// default (its backoff between connections).
+    pub memory_ns: u64,
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Thresholds { early_ns: 5_000_000, memory_ns: 120_000_000_000 }
+    }
+}
+
+/// What is claimed of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The attempt before had failed with a status that trying again cannot change.
+    NotRetryable {
+        /// That status.
+        status: u32,
+        /// Attempts before this one.
+        previous_attempts: u32,
+        /// From the failure to this attempt.
+        after_ns: u64,
+    },
+    /// The server had asked to try later, or not at all.
+    PushbackIgnored {
+        /// What it asked for.
+        pushback: RetryPushback,
+        /// Attempts before this one.
+        previous_attempts: u32,
+        /// From the failure to this attempt.
+        after_ns: u64,
+    },
+}
+
+impl Claims for Claim {
+    fn name(&self) -> Name {
+        match self {
+            Claim::NotRetryable { .. } => Name::RetryNotRetryable,
+            Claim::PushbackIgnored { .. } => Name::RetryPushbackIgnored,
+        }
+    }
+
+    fn cause(&self) -> Option<&'static str> {
+        match *self {
+            Claim::NotRetryable { status, .. } => not_retryable(status),
+            Claim::PushbackIgnored { pushback: RetryPushback::AfterMs(_), .. } => Some("too_early"),
+            Claim::PushbackIgnored { pushback: RetryPushback::DoNotRetry, .. } => Some("do_not_retry"),
+        }
+    }
+
+    fn evidence(&self, number: &mut dyn FnMut(&'static str, Value)) {
+        let (previous_attempts, after_ns) = match *self {
+            Claim::NotRetryable { status, previous_attempts, after_ns } => {
+                number("status", Value::Word(name(status)));
+                (previous_attempts, after_ns)
+            }
+            Claim::PushbackIgnored { pushback, previous_attempts, after_ns } => {
+                if let RetryPushback::AfterMs(ms) = pushback {
+                    number("pushback_seconds", Value::Ns(u64::from(ms) * MILLISECOND));
+                }
+                (previous_attempts, after_ns)
+            }
+        };
+        number("previous_attempts", Value::Count(u64::from(previous_attempts)));
+        number("retried_after_seconds", Value::Ns(after_ns));
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Claim::NotRetryable { status, after_ns, .. } => {
+                let (after, status) = (seconds(after_ns), name(status));
+                write!(f, "was tried again {after} after {status}, which trying again cannot change")
+            }
+            Claim::PushbackIgnored { pushback: RetryPushback::AfterMs(ms), after_ns, .. } => {
+                let (after, asked) = (seconds(after_ns), seconds(u64::from(ms) * MILLISECOND));
+                write!(f, "was tried again after {after}, although the server had asked for {asked}")
+            }
+            Claim::PushbackIgnored { pushback: RetryPushback::DoNotRetry, after_ns, .. } => {
+                let after = seconds(after_ns);
+                write!(f, "was tried again after {after}, although the server had asked not to")
+            }
+        }
+    }
+}
+
+const MILLISECOND: u64 = 1_000_000;
+
+fn name(status: u32) -> &'static str {
+    usize::try_from(status).ok().and_then(|at| STATUS_NAMES.get(at)).copied().unwrap_or("other")
+}
+
+/// The statuses that say that the request, or who makes it, is at fault.
+fn not_retryable(status: u32) -> Option<&'static str> {
+    match status {
+        status::INVALID_ARGUMENT => Some("invalid_argument"),
+        status::NOT_FOUND => Some("not_found"),
+        status::ALREADY_EXISTS => Some("already_exists"),
+        status::PERMISSION_DENIED => Some("permission_denied"),
+        status::FAILED_PRECONDITION => Some("failed_precondition"),
+        status::UNAUTHENTICATED => Some("unauthenticated"),
+        _ => None,
+    }
+}
+
+/// The traces of the last requests of a connection, for those of them that will fail.
+#[derive(Debug, Default)]
+pub(super) struct OfConnection {
+    traces: Vec<(u32, TraceHash)>,
+    next: usize,
+    /// There were more than are remembered.
+    is_full: bool,
+}
+
+/// Requests of a connection whose traces are remembered.
+const TRACES: usize = 32;
+
+/// The trace of a request that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trace {
+    Known(Option<TraceHash>),
+    /// Not remembered, or not decoded.
+    Forgotten,
+}
+
+impl Trace {
+    /// Attempts of one call have the same trace.
+    fn may_be(self, other: Trace) -> bool {
+        match (self, other) {
+            (Trace::Known(one), Trace::Known(other)) => one == other,
+            (Trace::Forgotten, _) | (_, Trace::Forgotten) => true,
+        }
+    }
+
+    fn is(self, other: Trace) -> bool {
+        matches!((self, other), (Trace::Known(Some(one)), Trace::Known(Some(other))) if one == other)
+    }
+}
+
+impl OfConnection {
+    fn remember(&mut self, stream: u32, trace: TraceHash) {
+        if self.traces.len() < TRACES {
+            self.traces.push((stream, trace));
+        } else if let Some(oldest) = self.traces.get_mut(self.next) {
+            *oldest = (stream, trace);
+            self.next = (self.next + 1) % TRACES;
+            self.is_full = true;
+        }
+    }
+
+    fn recall(&self, stream: u32, sync: Sync) -> Trace {
+        match self.traces.iter().find(|(of, _)| *of == stream) {
+            Some((_, trace)) => Trace::Known(Some(*trace)),
+            None if self.is_full || sync != Sync::Synced => Trace::Forgotten,
+            None => Trace::Known(None),
+        }
+    }
+}
+
+/// Attempts that have failed, and those that may be the next ones.
+#[derive(Debug, Default)]
+pub(super) struct Retries {
+    processes: HashMap<(ProcessId, Side), Failures, RandomState>,
+    /// Attempts that are judged when all that ended before them has been reported, the oldest first.
+    waiting: VecDeque<Retry>,
+    swept: Option<Timestamp>,
+    /// What was not judged, since a table was full.
+    pub(super) forgotten: u64,
+}
+
+/// Processes whose failed attempts are remembered.
+const PROCESSES: usize = 1_024;
+/// Failed attempts of a process that are remembered.
+const FAILURES: usize = 256;
+/// Attempts that wait to be judged at once.
+const WAITING: usize = 4_096;
+/// An end is reported at most this long after it was seen, if the core is not behind.
+const REPORTED_NS: u64 = 500_000_000;
+
+/// The failed attempts of a process on one side.
+#[derive(Debug, Default)]
+struct Failures {
+    attempts: VecDeque<Failed>,
+    /// An attempt that ended then was not remembered, or may have been missed.
+    missed: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct Failed {
+    connection: ConnectionId,
+    method: Option<Arc<str>>,
+    /// Attempts before it, if it is known.
+    previous: Option<u32>,
+    trace: Trace,
+    status: Option<u32>,
+    pushback: Option<RetryPushback>,
+    ended: Timestamp,
+}
+
+/// An attempt that is not the first.
+#[derive(Debug)]
+struct Retry {
+    about: About,
+    process: (ProcessId, Side),
+    previous: u32,
+    trace: Trace,
+    started: Timestamp,
+    ended: Timestamp,
+    /// Its client gave it up: as a hedge it may have raced with the attempt before it, and not followed it.
+    is_cancelled: bool,
+}
+
+/// Remembers the trace of a request.
+pub(super) fn handle_call_started(connection: &mut Watched, call: &CallStarted) {
+    if let Some(trace) = call.traces.trace.or(call.traces.request) {
+        connection.retries.remember(call.stream, trace);
+    }
+}
+
+impl Retries {
+    /// Calls of a connection may have been missed.
+    pub(super) fn handle_loss(&mut self, connection: &Watched, time: Timestamp) {
+        let Some(owner) = &connection.party.owner else { return };
+        for side in [Side::Client, Side::Server] {
+            if connection.side.is_none_or(|of| of == side)
+                && let Some(failures) = self.failures((owner.process, side))
+            {
+                failures.missed = failures.missed.max(Some(time));
+            }
+        }
+    }
+
+    /// Remembers a call that failed, and one that is a retry.
+    pub(super) fn handle_call_ended(&mut self, connection: &Watched, call: &Call) {
+        let previous = call.previous_attempts.unwrap_or_default();
+        let has_failed = !matches!(call.outcome, Outcome::Ok | Outcome::Open);
+        if !has_failed && previous == 0 {
+            return;
+        }
+        let (Some(owner), Some(side)) = (&connection.party.owner, connection.side) else { return };
+        let process = (owner.process, side);
+        let ended = call.ended.unwrap_or(call.first_seen);
+        let trace = connection.retries.recall(call.stream, connection.sync);
+        if previous > 0
+            && let Some(started) = call.started
+        {
+            if self.waiting.len() >= WAITING {
+                self.forgotten = self.forgotten.saturating_add(1);
+            } else {
+                self.waiting.push_back(Retry {
+                    about: connection.call(call),
+                    process,
+                    previous,
+                    trace,
+                    started,
+                    ended,
+                    is_cancelled: call.outcome == Outcome::Cancelled,
+                });
+            }
+        }
+        if has_failed && let Some(failures) = self.failures(process) {
+            failures.remember(Failed {
+                connection: connection.connection,
+                method: call.method.clone(),
+                previous: (call.previous_attempts.is_some() || connection.sync == Sync::Synced)
+                    .then_some(previous),
+                trace,
+                status: call.status,
+                pushback: call.retry_pushback,
+                ended,
+            });
+        }
+    }
+
+    /// Judges what can be judged by `now`, and forgets what is too old.
+    pub(super) fn handle_timeout(&mut self, thresholds: &Thresholds, now: Timestamp, out: &mut Out) {
+        while let Some(retry) = self.waiting.pop_front_if(|retry| retry.ended.plus(REPORTED_NS) <= now) {
+            self.judge(thresholds, &retry, out);
+        }
+        if self.swept.is_none_or(|swept| now.since(swept) >= SWEEP_NS) {
+            self.swept = Some(now);
+            self.processes.retain(|_, failures| {
+                while let Some(old) =
+                    failures.attempts.pop_front_if(|failed| now.since(failed.ended) > thresholds.memory_ns)
+                {
+                    failures.missed = failures.missed.max(Some(old.ended));
+                }
+                // An attempt that goes on for as long as is remembered is the exception.
+                let is_of_use = |missed| now.since(missed) <= 2 * thresholds.memory_ns;
+                !failures.attempts.is_empty() || failures.missed.is_some_and(is_of_use)
+            });
+        }
+    }
+
+    /// Judges what waits, since nothing more will be observed.
+    pub(super) fn finish(&mut self, thresholds: &Thresholds, out: &mut Out) {
+        while let Some(retry) = self.waiting.pop_front() {
+            self.judge(thresholds, &retry, out);
+        }
+    }
+
+    fn failures(&mut self, process: (ProcessId, Side)) -> Option<&mut Failures> {
+        if self.processes.len() >= PROCESSES && !self.processes.contains_key(&process) {
+            self.forgotten = self.forgotten.saturating_add(1);
+            return None;
+        }
+        Some(self.processes.entry(process).or_default())
+    }
+
+    fn judge(&mut self, thresholds: &Thresholds, retry: &Retry, out: &mut Out) {
+        let Some(failures) = self.processes.get_mut(&retry.process) else { return };
+        let (mut latest, mut not_retryable, mut ignored) = (None, Fitting::default(), Fitting::default());
+        let mut same_trace = true;
+        for (at, failed) in failures.attempts.iter().enumerate() {
+            if !failed.fits(thresholds, retry) {
+                continue;
+            }
+            let after_ns = retry.started.since(failed.ended);
+            not_retryable.add(failed.status.is_some_and(|status| self::not_retryable(status).is_some()));
+            ignored.add(match failed.pushback {
+                Some(RetryPushback::DoNotRetry) => true,
+                Some(RetryPushback::AfterMs(ms)) => {
+                    after_ns.saturating_add(thresholds.early_ns) < u64::from(ms) * MILLISECOND
+                }
+                None => false,
+            });
+            same_trace &= failed.trace.is(retry.trace);
+            latest = Some((at, after_ns, failed.status, failed.pushback));
+        }
+        let Some((at, after_ns, status, pushback)) = latest else { return };
+        let is_remembered = |missed: Timestamp| {
+            missed <= retry.started && retry.started.since(missed) <= thresholds.memory_ns
+        };
+        let is_complete = match retry.process.1 {
+            Side::Client => {
+                !failures.missed.is_some_and(is_remembered) && (same_trace || !retry.is_cancelled)
+            }
+            Side::Server => same_trace,
+        };
+        let previous_attempts = retry.previous;
+        if let Some(status) = status {
+            let claim = Claim::NotRetryable { status, previous_attempts, after_ns };
+            not_retryable.say(is_complete, retry, claim, out);
+        }
+        if let Some(pushback) = pushback {
+            let claim = Claim::PushbackIgnored { pushback, previous_attempts, after_ns };
+            ignored.say(is_complete, retry, claim, out);
+        }
+        // It was one of them, and they say the same: one of them is not to fit again.
+        if not_retryable.is_one_answer() && ignored.is_one_answer() {
+            failures.attempts.remove(at);
+        }
+    }
+}
+
+/// How often what is too old is forgotten.
+const SWEEP_NS: u64 = 10_000_000_000;
+
+impl Failures {
+    fn remember(&mut self, failed: Failed) {
+        if self.attempts.len() >= FAILURES
+            && let Some(oldest) = self.attempts.pop_front()
+        {
+            self.missed = self.missed.max(Some(oldest.ended));
+        }
+        self.attempts.push_back(failed);
+    }
+}
+
+impl Failed {
+    /// It may be the attempt before this one.
+    fn fits(&self, thresholds: &Thresholds, retry: &Retry) -> bool {
+        let is_before =
+            self.ended <= retry.started && retry.started.since(self.ended) <= thresholds.memory_ns;
+        let same_method = match (&self.method, &retry.about.method) {
+            (Some(one), Some(other)) => one == other,
+            (None, _) | (_, None) => true,
+        };
+        // A server sees other clients' attempts too, and not all of this one's.
+        let may_be_seen = retry.process.1 == Side::Client
+            || self.trace.is(retry.trace)
+            || retry.about.connection == Some(self.connection);
+        is_before
+            && same_method
+            && self.previous.is_none_or(|previous| previous.saturating_add(1) == retry.previous)
+            && self.trace.may_be(retry.trace)
+            && may_be_seen
+    }
+}
+
+/// How many of the attempts that fit make a claim.
+#[derive(Clone, Copy, Debug, Default)]
+struct Fitting {
+    all: usize,
+    claiming: usize,
+}
+
+impl Fitting {
+    fn add(&mut self, claims: bool) {
+        self.all += 1;
+        self.claiming += usize::from(claims);
+    }
+
+    fn is_one_answer(self) -> bool {
+        self.claiming == 0 || self.claiming == self.all
+    }
+
+    fn say(self, is_complete: bool, retry: &Retry, claim: Claim, out: &mut Out) {
+        if self.claiming == 0 {
+            return;
+        }
+        if is_complete && self.claiming == self.all {
+            out.fire(retry.about.clone(), retry.started, claim);
+        } else {
+            out.leave_undecided(retry.about.clone(), retry.started, claim);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::synthetic::{Scene, ms, s};
+    use super::*;
+    use crate::observation::{Observation, Traces};
+
+    const RESERVE: &str = "/shop.Inventory/Reserve";
+
+    /// An attempt of one process.
+    #[derive(Clone)]
+    struct Attempt {
+        connection: u64,
+        stream: u32,
+        previous: Option<u32>,
+        status: u32,
+        pushback: Option<RetryPushback>,
+        trace: Option<u64>,
+        started: Timestamp,
+        ended: Timestamp,
+    }
+
+    fn attempt(stream: u32, previous: u32, status: u32, started: Timestamp, ended: Timestamp) -> Attempt {
+        let previous = (previous > 0).then_some(previous);
+        Attempt { connection: 1, stream, previous, status, pushback: None, trace: None, started, ended }
+    }
+
+    fn play(scene: &mut Scene, attempts: &[Attempt]) -> Vec<String> {
+        for attempt in attempts {
+            let mut started = scene.started(attempt.stream, RESERVE, attempt.started);
+            started.connection = ConnectionId(attempt.connection);
+            started.previous_attempts = attempt.previous;
+            started.traces = Traces { trace: attempt.trace.map(TraceHash), request: None };
+            scene.observe(&Observation::CallStarted(started));
+            let mut call = scene.call(attempt.stream, RESERVE, attempt.started, attempt.ended);
+            call.connection = ConnectionId(attempt.connection);
+            call.previous_attempts = attempt.previous;
+            call.status = Some(attempt.status);
+            call.outcome = if attempt.status == 0 { Outcome::Ok } else { Outcome::Error };
+            call.retry_pushback = attempt.pushback;
+            scene.observe(&Observation::CallEnded(Box::new(call)));
+        }
+        let last = attempts.iter().map(|attempt| attempt.ended).max().unwrap_or_default();
+        scene.tick(last.plus(REPORTED_NS));
+        scene.said()
+    }
+
+    fn pushback(pushback: RetryPushback, wait_ms: u64) -> Vec<String> {
+        let first = Attempt { pushback: Some(pushback), ..attempt(1, 0, 14, s(1), s(2)) };
+        let retried = s(2).plus(ms(wait_ms));
+        play(&mut Scene::client(), &[first, attempt(3, 1, 0, retried, retried)])
+    }
+
+    #[test]
+    fn a_retry_after_a_status_that_retrying_cannot_change_is_found() {
+        for status in [3, 5, 6, 7, 9, 16] {
+            let attempts = [attempt(1, 0, status, s(1), s(2)), attempt(3, 1, 0, s(2).plus(ms(50)), s(3))];
+            let said = play(&mut Scene::client(), &attempts);
+            let cause = not_retryable(status).expect("a status of the list");
+            assert_eq!(said, [format!("firing retry_not_retryable {cause}")]);
+        }
+        let claim = Claim::NotRetryable { status: 5, previous_attempts: 1, after_ns: ms(50) };
+        let said = "was tried again 50.000 ms after NOT_FOUND, which trying again cannot change";
+        assert_eq!(claim.to_string(), said);
+    }
+
+    #[test]
+    fn every_attempt_of_a_chain_is_judged_by_the_one_before_it() {
+        let attempts = [
+            attempt(1, 0, 14, s(1), s(2)),
+            attempt(3, 1, 5, s(3), s(4)),
+            attempt(5, 2, 5, s(5), s(6)),
+            attempt(7, 3, 0, s(7), s(8)),
+        ];
+        let found = "firing retry_not_retryable not_found";
+        assert_eq!(play(&mut Scene::client(), &attempts), [found, found]);
+    }
+
+    #[test]
+    fn a_retry_after_unavailable_and_a_new_call_after_not_found_are_no_finding() {
+        let attempts = [
+            attempt(1, 0, 14, s(1), s(2)),
+            attempt(3, 1, 0, s(3), s(4)),
+            attempt(5, 0, 5, s(5), s(6)),
+            attempt(7, 0, 5, s(6), s(7)),
+        ];
+        assert!(play(&mut Scene::client(), &attempts).is_empty());
+    }
+
+    #[test]
+    fn where_two_attempts_fit_that_differ_it_is_undecided() {
+        let attempts =
+            [attempt(1, 0, 14, s(1), s(2)), attempt(3, 0, 5, s(1), s(2)), attempt(5, 1, 0, s(3), s(4))];
+        assert_eq!(play(&mut Scene::client(), &attempts), ["undecided retry_not_retryable not_found"]);
+    }
+
+    #[test]
+    fn where_all_that_fit_say_the_same_it_does_not_matter_which_it_was() {
+        let attempts =
+            [attempt(1, 0, 5, s(1), s(2)), attempt(3, 0, 5, s(1), s(2)), attempt(5, 1, 0, s(3), s(4))];
+        assert_eq!(play(&mut Scene::client(), &attempts), ["firing retry_not_retryable not_found"]);
+    }
+
+    #[test]
+    fn the_trace_tells_which_attempt_it_was() {
+        let traced = |trace, attempt: Attempt| Attempt { trace: Some(trace), ..attempt };
+        let attempts = [
+            traced(1, attempt(1, 0, 14, s(1), s(2))),
+            traced(2, attempt(3, 0, 5, s(1), s(2))),
+            traced(1, attempt(5, 1, 0, s(3), s(4))),
+        ];
+        assert!(play(&mut Scene::client(), &attempts).is_empty());
+        let attempts = [attempts[0].clone(), attempts[1].clone(), traced(2, attempt(5, 1, 0, s(3), s(4)))];
+        assert_eq!(play(&mut Scene::client(), &attempts), ["firing retry_not_retryable not_found"]);
+    }
+
+    #[test]
+    fn a_server_claims_only_what_the_trace_proves() {
+        let attempts = [attempt(1, 0, 5, s(1), s(2)), attempt(3, 1, 0, s(3), s(4))];
+        assert_eq!(play(&mut Scene::server(), &attempts), ["undecided retry_not_retryable not_found"]);
+        let attempts = attempts.map(|attempt| Attempt { trace: Some(9), ..attempt });
+        assert_eq!(play(&mut Scene::server(), &attempts), ["firing retry_not_retryable not_found"]);
+    }
+
+    #[test]
+    fn a_server_knows_nothing_of_attempts_on_other_connections_without_a_trace() {
+        let mut scene = Scene::server();
+        scene.connect(2);
+        let mut retry = attempt(3, 1, 0, s(3), s(4));
+        retry.connection = 2;
+        assert!(play(&mut scene, &[attempt(1, 0, 5, s(1), s(2)), retry]).is_empty());
+    }
+
+    #[test]
+    fn pushback_that_is_ignored_is_found_and_a_timer_that_is_a_little_early_is_not() {
+        let early = ["firing retry_pushback_ignored too_early"];
+        assert_eq!(pushback(RetryPushback::AfterMs(1_000), 100), early);
+        assert_eq!(pushback(RetryPushback::AfterMs(1_000), 994), early);
+        assert!(pushback(RetryPushback::AfterMs(1_000), 995).is_empty());
+        assert_eq!(
+            pushback(RetryPushback::DoNotRetry, 60_000),
+            ["firing retry_pushback_ignored do_not_retry"]
+        );
+    }
+
+    #[test]
+    fn after_a_late_join_or_a_hole_another_attempt_may_have_been_missed() {
+        for sync in [Sync::Late, Sync::Desynced] {
+            let mut scene = Scene::client();
+            scene.status(sync, s(1));
+            let attempts = [attempt(1, 0, 5, s(1), s(2)), attempt(3, 1, 0, s(3), s(4))];
+            let said = play(&mut scene, &attempts);
+            assert_eq!(said, ["undecided retry_not_retryable not_found"], "{sync:?}");
+        }
+    }
+
+    #[test]
+    fn a_hedge_that_its_client_gave_up_may_not_have_followed_the_failure() {
+        let mut scene = Scene::client();
+        let mut hedge = scene.call(3, RESERVE, s(3), s(4));
+        (hedge.previous_attempts, hedge.outcome) = (Some(1), Outcome::Cancelled);
+        assert!(play(&mut scene, &[attempt(1, 0, 5, s(1), s(2))]).is_empty());
+        scene.observe(&Observation::CallEnded(Box::new(hedge)));
+        scene.tick(s(6));
+        assert_eq!(scene.said(), ["undecided retry_not_retryable not_found"]);
+    }
+
+    #[test]
+    fn what_failed_is_remembered_in_bounds_and_what_was_forgotten_makes_undecided() {
+        let mut scene = Scene::client();
+        let mut attempts: Vec<Attempt> =
+            (0..FAILURES as u32 + 1).map(|at| attempt(2 * at + 1, 0, 5, s(1), s(2))).collect();
+        attempts.push(attempt(9_999, 1, 0, s(3), s(4)));
+        assert_eq!(play(&mut scene, &attempts), ["undecided retry_not_retryable not_found"]);
+    }
+}
