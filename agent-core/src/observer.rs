@@ -12,7 +12,7 @@ use crate::header_block::Known;
 use crate::input::{Chunk, ConnectionId, Timestamp};
 use crate::limits::Limits;
 use crate::methods::Methods;
-use crate::observation::{Anomaly, Observation, OpenCall, Stall};
+use crate::observation::{Anomaly, AtStreamLimit, Observation, OpenCall, Stall};
 
 /// Follows any number of connections.
 ///
@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) trace_frames: bool,
     /// Connections with an empty window.
     pub(crate) stalled: BTreeSet<ConnectionId>,
+    /// Connections whose clients may have as many streams open as their servers allow.
+    pub(crate) at_stream_limit: BTreeSet<ConnectionId>,
     timers: BinaryHeap<Reverse<(Timestamp, Timer)>>,
     /// When there are more timers than this, those that have become void are thrown away.
     timers_bound: usize,
@@ -81,6 +83,7 @@ impl Observer {
                 observations: VecDeque::new(),
                 trace_frames: false,
                 stalled: BTreeSet::new(),
+                at_stream_limit: BTreeSet::new(),
                 timers: BinaryHeap::new(),
                 timers_bound: TIMERS_FIRST_LOOK,
             },
@@ -190,6 +193,16 @@ impl Observer {
         for id in &self.shared.stalled {
             if let Some(connection) = self.connections.get(id) {
                 connection.visit_open_stalls(&mut visit);
+            }
+        }
+    }
+
+    /// Connections whose clients have as many streams open as their servers allow, in order. Costs nothing where there
+    /// are none.
+    pub fn visit_stream_limits(&self, mut visit: impl FnMut(AtStreamLimit)) {
+        for id in &self.shared.at_stream_limit {
+            if let Some(connection) = self.connections.get(id) {
+                connection.visit_stream_limit(&mut visit);
             }
         }
     }

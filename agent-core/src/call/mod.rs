@@ -64,6 +64,8 @@ pub(crate) struct Stream {
     pub(crate) uncertain: bool,
     /// It was reset, or refused: neither end sends on it any more.
     is_closed: bool,
+    /// It is among the client's open streams.
+    pub(crate) counts_as_open: bool,
     /// What DATA and WINDOW_UPDATE say of its windows, by the flow of the sender: sent, received.
     credits: [Credit; 2],
     started_reported: bool,
@@ -159,6 +161,7 @@ impl Stream {
             response_due: Moment::NEVER,
             uncertain: false,
             is_closed: false,
+            counts_as_open: false,
             credits,
             started_reported: false,
             request_ended_apart: false,
@@ -479,6 +482,12 @@ impl Stream {
     /// What its request says of the trace that it belongs to.
     pub(crate) fn traces(&self) -> Traces {
         self.request.as_ref().map(|request| request.traces.traces()).unwrap_or_default()
+    }
+
+    /// Whether it is closed (RFC 9113 §5.1), if that was not so when this was last asked.
+    pub(crate) fn take_closed(&mut self) -> bool {
+        let is_closed = self.is_closed || (self.client.has_ended() && self.server.has_ended());
+        is_closed && std::mem::take(&mut self.counts_as_open)
     }
 
     /// Its request was seen.

@@ -59,11 +59,9 @@ impl Stream {
         (self.protocol == Protocol::Grpc && !self.is_ending()).then(|| self.standing(connection, stream))
     }
 
-    /// It as a call whose server has ended it, and whose client has not closed the stream, if all that is certain.
+    /// It as a call that has ended, and whose client has not closed the stream; `None` if it is not gRPC.
     pub(crate) fn half_closed(&self, connection: ConnectionId, stream: u32) -> Option<OpenCall> {
-        let is_half_closed = self.server.has_ended() && !self.client.has_ended() && !self.is_closed;
-        (self.protocol == Protocol::Grpc && is_half_closed && !self.uncertain)
-            .then(|| self.standing(connection, stream))
+        (self.protocol == Protocol::Grpc).then(|| self.standing(connection, stream))
     }
 
     fn standing(&self, connection: ConnectionId, stream: u32) -> OpenCall {

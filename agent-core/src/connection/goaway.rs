@@ -24,6 +24,7 @@ impl Connection {
         // An end that stops in good order sends two. Each may cost a step for every stream.
         self.goaways = self.goaways.saturating_add(1);
         if self.goaways > GOAWAYS {
+            self.forget_stream_limit(shared);
             self.anomaly(0, "goaway_limit", chunk, shared);
             return;
         }

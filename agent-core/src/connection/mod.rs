@@ -27,6 +27,7 @@ mod header_blocks;
 mod pings;
 mod settings;
 mod stalls;
+mod stream_limit;
 mod streams;
 mod trace;
 mod upgrade;
@@ -36,6 +37,7 @@ use afterwards::Afterwards;
 use flow::{FlowState, index};
 use pings::Pings;
 use stalls::{Left, Stalls};
+use stream_limit::StreamLimit;
 use upgrade::Upgrade;
 
 /// A connection of which at least one byte was seen.
@@ -62,6 +64,7 @@ pub(crate) struct Connection {
     goaway: Option<u32>,
     /// Least stream id of the requests in the chunk that is handled; above all ids if there is none.
     requests_of_chunk: u32,
+    stream_limit: StreamLimit,
     calls: u64,
     /// Streams that outlive their calls.
     afterwards: Option<Box<Afterwards>>,
@@ -116,6 +119,7 @@ impl Connection {
             method_refs: MethodRefs::default(),
             goaway: None,
             requests_of_chunk: u32::MAX,
+            stream_limit: StreamLimit::default(),
             calls: 0,
             opened: time,
             last_seen: time,
@@ -199,6 +203,11 @@ impl Connection {
         match how {
             Finish::Ended => self.finish_stalls(Some(closed.unwrap_or(time)), time, shared),
             Finish::EndOfObservation | Finish::Evicted => self.finish_stalls(closed, time, shared),
+        }
+        match how {
+            Finish::Ended => self.finish_stream_limit(Some(closed.unwrap_or(time)), shared),
+            Finish::EndOfObservation => self.finish_stream_limit(closed, shared),
+            Finish::Evicted => self.forget_stream_limit(shared),
         }
         let mut ids: Vec<u32> = self.streams.keys().copied().collect();
         ids.sort_unstable();
@@ -338,7 +347,7 @@ impl Connection {
             Event::DataEnd(header) => {
                 let ends = header.has(frame::END_STREAM);
                 if self.afterwards.is_some() {
-                    self.handle_frame_afterwards(header, chunk);
+                    self.handle_frame_afterwards(header, chunk, shared);
                 }
                 let (connection, initial) = self.flow_control.handle_data(chunk.flow, header.length);
                 let is_apart = ends && self.ends_apart(header.stream, chunk);
@@ -393,7 +402,7 @@ impl Connection {
             return Verdict::Fine;
         }
         if self.afterwards.is_some() {
-            self.handle_frame_afterwards(header, chunk);
+            self.handle_frame_afterwards(header, chunk, shared);
         }
         if header.carries_header_block() {
             return self.handle_header_fragment(header, payload, whole, chunk, shared);

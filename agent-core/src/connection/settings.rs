@@ -54,6 +54,9 @@ impl Connection {
                     let largest = &mut self.flows[index(chunk.flow.opposite())].frame_size;
                     *largest = largest.map(|largest| largest.max(value));
                 }
+                settings::MAX_CONCURRENT_STREAMS => {
+                    self.handle_max_concurrent_streams(chunk.flow, value, chunk.time, shared);
+                }
                 settings::INITIAL_WINDOW_SIZE => {
                     if let Some(fault) = self.flow_control.handle_initial_window(chunk.flow, value) {
                         self.anomaly(0, fault.kind(), chunk, shared);
@@ -69,6 +72,7 @@ impl Connection {
     /// SETTINGS of `flow` may have been missed.
     pub(super) fn forget_settings(&mut self, flow: Flow) {
         self.flow_control.forget_initial_window(flow);
+        self.stream_limit.lose();
         self.binary_metadata[index(flow)] = None;
         self.flows[index(flow)].settings_missed = true;
         self.flows[index(flow.opposite())].frame_size = None;

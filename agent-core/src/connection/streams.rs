@@ -129,9 +129,11 @@ impl Connection {
         self.unseen.handle_request(id);
         self.requests_of_chunk = self.requests_of_chunk.min(id);
         if !known && self.streams.len() >= shared.limits.streams_per_connection {
+            self.forget_stream_limit(shared);
             self.anomaly(id, "streams_limit", chunk, shared);
             return;
         }
+        self.handle_stream_opened(chunk.time, shared);
         let same_content_type = block
             .is_ok_and(|block| block.protocol.is_none() && self.grpc_requests.include(&block.unknown_fields));
         if !known {
@@ -141,6 +143,7 @@ impl Connection {
         let method_ref = block.ok().and_then(|block| self.method_refs.of(block.unknown_head()));
         self.remembered_changed |= method_ref.is_some();
         let stream = self.streams.entry(id).or_insert_with(|| Stream::new(chunk.time, false, credits));
+        stream.counts_as_open = true;
         match block {
             Ok(block) => {
                 stream.handle_request(block, method_ref, chunk.thread, chunk.time);
@@ -231,6 +234,7 @@ impl Connection {
                 return false; // Closed, reset or never opened: ignored, without state (checklist S5).
             }
             if self.streams.len() >= shared.limits.streams_per_connection {
+                self.forget_stream_limit(shared);
                 return false;
             }
             let credits = self.open_credits(id, joined_late);
@@ -250,6 +254,7 @@ impl Connection {
             return;
         }
         stream.uncertain = true;
+        self.stream_limit.lose();
         if stream.is_ending() {
             stream.handle_moment_passed();
             self.remove(id, shared);
@@ -298,9 +303,13 @@ impl Connection {
         if let Some(ended) = stream.take_request_ended(self.id, id) {
             shared.observations.push_back(Observation::RequestEnded(ended));
         }
+        let is_closed = stream.take_closed();
         let (is_complete, is_ending) = (stream.is_complete(), stream.is_ending() && stream.has_request());
         if !self.stalls.is_empty() && stream.has_ended() {
             self.end_stalls_of(id, time, shared);
+        }
+        if is_closed {
+            self.handle_stream_closed(time, shared);
         }
         if is_complete {
             self.remove(id, shared);
@@ -319,7 +328,9 @@ impl Connection {
             self.in_streams_bytes -= stream.heap_bytes();
             self.remembered_changed |= self.unseen.may_have_missed();
             self.unseen.handle_end(id);
-            self.remember_stream(id, &stream);
+            if stream.counts_as_open {
+                self.remember_open_stream(id, &stream, shared);
+            }
             self.report(id, stream, shared);
         }
         if bytes::is_mostly_empty(self.streams.len(), self.streams.capacity()) {

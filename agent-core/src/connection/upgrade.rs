@@ -120,9 +120,11 @@ impl Connection {
             }
             self.remembered_changed = true;
             self.unseen.handle_request(STREAM);
+            self.handle_stream_opened(request.time, shared);
             let credits = self.open_credits(STREAM, false);
             let stream =
                 self.streams.entry(STREAM).or_insert_with(|| Stream::new(request.time, false, credits));
+            stream.counts_as_open = true;
             stream.handle_request(&request.block, None, request.thread, request.time);
             *stream.request_messages() = request.messages;
             stream.handle_end_of_request(request.time);

@@ -206,7 +206,7 @@ pub struct AtStreamLimit {
     pub connection: ConnectionId,
     /// The limit, in streams.
     pub limit: u32,
-    /// When the last free stream was opened.
+    /// When the last free stream was opened, or SETTINGS allowed no more than were open.
     pub from: Timestamp,
     /// When one ended, or the limit was raised; `None` while it lasts.
     pub until: Option<Timestamp>,
