@@ -90,7 +90,8 @@ struct Group {
     series: FindingSeries,
 }
 
-/// What tells one finding that lasts from another; the connection stands first, since all of one are ended with it.
+/// What tells one finding that lasts from another. The connection stands first, since all of one are ended with it, and
+/// only with a stream: of what is about a process, such as its busiest connection, it may change while it lasts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Instance {
     connection: Option<ConnectionId>,
@@ -327,7 +328,7 @@ impl Instance {
     fn of(finding: &Finding) -> Instance {
         let about = &finding.about;
         Instance {
-            connection: about.connection,
+            connection: about.stream.and(about.connection),
             stream: about.stream,
             name: finding.name(),
             process: about.owner.as_ref().map(|owner| owner.process),

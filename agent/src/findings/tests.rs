@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agent_core::detectors::{self, Finding, Name, Owner, ProcessId, Verdict, deadlines};
+use agent_core::detectors::{self, Finding, Name, Owner, ProcessId, Verdict, deadlines, pinned};
 use agent_core::observation::Side;
 use agent_core::{ConnectionId, Timestamp};
 
@@ -140,4 +140,92 @@ fn what_nothing_happened_to_for_an_hour_is_not_shown() {
     list.handle(None, missing("/a.B/C", 1, 1));
     let shown = |second: u64| list.answer(&Filter::default(), Timestamp(second * SECOND), 0).findings.len();
     assert_eq!((shown(3_601), shown(3_602)), (1, 0));
+}
+
+fn pinned(connection: u64, stream: Option<u32>, second: u64) -> Finding {
+    let claim = pinned::Claim {
+        cause: pinned::Cause::Uneven,
+        strategy: pinned::Strategy::None,
+        window_ns: 60 * SECOND,
+        calls: 100 + second,
+        busiest_calls: 90,
+        connections: 2,
+        backends: 3,
+        age_ns: 90 * SECOND,
+        recycled: 0,
+    };
+    let finding = missing("/a.B/C", 1, second);
+    let about = detectors::About {
+        connection: Some(ConnectionId(connection)),
+        stream,
+        method: None,
+        peer: Some(Arc::from("inventory:50051")),
+        ..finding.about
+    };
+    Finding { claim: claim.into(), about, ..finding }
+}
+
+fn firing(metrics: &Metrics) -> f64 {
+    let text = String::from_utf8(metrics.encode(Format::Text).expect("it can be written")).expect("text");
+    let values = text.lines().filter(|line| line.starts_with("grpcscope_findings_firing{"));
+    values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+#[test]
+fn what_lasts_is_one_finding_from_its_begin_to_its_end_and_stays_visible_as_quiet() {
+    let (list, metrics) = list();
+    // The busiest connection is another one after a minute.
+    list.handle(None, pinned(1, None, 1));
+    list.handle(None, pinned(2, None, 61));
+    let all = answer(&list, &Filter::default());
+    assert_eq!((all.findings[0].verdict.as_str(), all.findings[0].count), ("firing", 1));
+    assert_eq!(all.findings[0].evidence["calls"], 161);
+    assert_eq!(firing(&metrics), 1.0);
+
+    list.handle(None, Finding { verdict: Verdict::Quiet, ..pinned(2, None, 70) });
+    let all = answer(&list, &Filter::default());
+    assert_eq!((all.findings[0].verdict.as_str(), all.findings[0].last_seen), ("quiet", 70.0));
+    assert_eq!(firing(&metrics), 0.0);
+    // Its end is said once.
+    list.handle(None, Finding { verdict: Verdict::Quiet, ..pinned(2, None, 80) });
+    assert_eq!(answer(&list, &Filter::default()).findings[0].last_seen, 70.0);
+
+    list.handle(None, pinned(3, None, 90));
+    let all = answer(&list, &Filter::default());
+    assert_eq!(
+        (all.findings.len(), all.findings[0].verdict.as_str(), all.findings[0].count),
+        (1, "firing", 2)
+    );
+}
+
+#[test]
+fn what_lasts_on_a_stream_ends_with_its_connection_at_the_latest() {
+    let (list, metrics) = list();
+    for (connection, stream) in [(1, 1), (1, 3), (2, 1)] {
+        list.handle(None, pinned(connection, Some(stream), 1));
+    }
+    assert_eq!(firing(&metrics), 3.0);
+    list.end_connection(ConnectionId(1), Timestamp(5 * SECOND));
+    assert_eq!(firing(&metrics), 1.0);
+    assert_eq!(answer(&list, &Filter::default()).findings[0].verdict, "firing");
+    list.end_connection(ConnectionId(2), Timestamp(9 * SECOND));
+    assert_eq!(firing(&metrics), 0.0);
+    let all = answer(&list, &Filter::default());
+    assert_eq!((all.findings[0].verdict.as_str(), all.findings[0].last_seen), ("quiet", 9.0));
+}
+
+#[test]
+fn the_same_with_another_cause_is_another_entry_and_the_first_is_over() {
+    let (list, metrics) = list();
+    list.handle(None, pinned(1, None, 1));
+    let mut other = pinned(1, None, 2);
+    if let detectors::Claim::Pinned(claim) = &mut other.claim {
+        claim.cause = pinned::Cause::SingleAddress;
+    }
+    list.handle(None, other);
+    let all = answer(&list, &Filter::default());
+    let causes: Vec<(Option<&str>, &str)> =
+        all.findings.iter().map(|entry| (entry.cause.as_deref(), entry.verdict.as_str())).collect();
+    assert_eq!(causes, [(Some("single_address"), "firing"), (Some("uneven"), "quiet")]);
+    assert_eq!(firing(&metrics), 1.0);
 }
