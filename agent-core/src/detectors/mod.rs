@@ -16,6 +16,7 @@ pub mod errors;
 pub mod flow_control;
 mod finding;
 mod lasting;
+pub mod lifecycle;
 mod party;
 pub mod pinned;
 pub mod reconnects;
@@ -31,7 +32,7 @@ use std::collections::{HashMap, VecDeque};
 use foldhash::quality::RandomState;
 
 use crate::input::{ConnectionId, Timestamp};
-use crate::observation::{Call, CallStarted, Observation, Side, Sync};
+use crate::observation::{Call, CallStarted, Observation, OpenCall, Side, Sync};
 use crate::observer::Observer;
 
 pub use balance::{Served, Spread};
@@ -57,6 +58,8 @@ pub enum Claim {
     Retry(retries::Claim),
     /// Of a method that is tried again and again.
     RetryStorm(retry_storm::Claim),
+    /// Of calls that stay.
+    Lifecycle(lifecycle::Claim),
     /// Of calls whose connection was lost.
     AbruptEnd(abrupt_end::Claim),
     /// Of the status of a call.
@@ -78,6 +81,7 @@ impl Claim {
             Claim::ConnectionHealth(claim) => claim,
             Claim::Retry(claim) => claim,
             Claim::RetryStorm(claim) => claim,
+            Claim::Lifecycle(claim) => claim,
             Claim::AbruptEnd(claim) => claim,
             Claim::Error(claim) => claim,
             Claim::FlowControl(claim) => claim,
@@ -118,6 +122,12 @@ impl From<retry_storm::Claim> for Claim {
 impl From<abrupt_end::Claim> for Claim {
     fn from(claim: abrupt_end::Claim) -> Self {
         Claim::AbruptEnd(claim)
+    }
+}
+
+impl From<lifecycle::Claim> for Claim {
+    fn from(claim: lifecycle::Claim) -> Self {
+        Claim::Lifecycle(claim)
     }
 }
 
@@ -170,6 +180,8 @@ pub struct Thresholds {
     pub retries: retries::Thresholds,
     /// Methods that are tried again and again.
     pub retry_storm: retry_storm::Thresholds,
+    /// Calls that stay.
+    pub lifecycle: lifecycle::Thresholds,
     /// Calls whose connection was lost.
     pub abrupt_end: abrupt_end::Thresholds,
     /// Stalls of flow control.
@@ -192,6 +204,7 @@ pub struct Detectors {
     notices: connection_health::Notices,
     retries: retries::Retries,
     retry_storms: retry_storm::RetryStorms,
+    lifecycle: lifecycle::Lifecycle,
     abrupt_ends: abrupt_end::AbruptEnds,
     out: Out,
     /// When to look next; `None` before the first observation.
@@ -272,6 +285,16 @@ impl OfCall for CallStarted {
     }
 }
 
+impl OfCall for OpenCall {
+    fn stream(&self) -> u32 {
+        self.stream
+    }
+
+    fn method(&self) -> Option<&std::sync::Arc<str>> {
+        self.method.as_ref()
+    }
+}
+
 impl OfCall for Call {
     fn stream(&self) -> u32 {
         self.stream
@@ -316,6 +339,7 @@ impl Detectors {
             notices: connection_health::Notices::default(),
             retries: retries::Retries::default(),
             retry_storms: retry_storm::RetryStorms::default(),
+            lifecycle: lifecycle::Lifecycle::default(),
             abrupt_ends: abrupt_end::AbruptEnds::default(),
             out: Out::default(),
             tick: None,
@@ -409,6 +433,8 @@ impl Detectors {
             connection_health::handle_timeout(&mut self.notices, connections, now, out);
             self.retries.handle_timeout(&thresholds.retries, now, out);
             self.retry_storms.handle_timeout(&thresholds.retry_storm, connections, now, out);
+            let visit = |judge: &mut dyn FnMut(&OpenCall)| observer.visit_open_calls(judge);
+            self.lifecycle.handle_timeout(&thresholds.lifecycle, connections, visit, now, out);
             self.abrupt_ends.handle_timeout(&thresholds.abrupt_end, now, out);
             observer.visit_open_stalls(|stall| {
                 if let Some(connection) = self.connections.get_mut(&stall.connection) {
@@ -428,7 +454,8 @@ impl Detectors {
     /// Calls, attempts and methods that were not judged, since a table was full.
     #[must_use]
     pub fn forgotten(&self) -> u64 {
-        self.retries.forgotten.saturating_add(self.retry_storms.forgotten)
+        let counts = [self.retries.forgotten, self.retry_storms.forgotten, self.lifecycle.forgotten];
+        counts.into_iter().fold(0, u64::saturating_add)
     }
 
     /// When [`Detectors::handle_timeout`] wants to be called next.

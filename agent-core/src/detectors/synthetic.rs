@@ -7,7 +7,7 @@ use crate::input::{ConnectionId, Flow, Timestamp};
 use crate::limits::Limits;
 use crate::observation::{
     Call, CallStarted, CallType, ConnectionStatus, ConnectionSummary, EndedBy, FlowSummary, Messages,
-    Observation, Outcome, StatusSource, Sync, Timeout, Traces,
+    Observation, OpenCall, Outcome, StatusSource, Sync, Timeout, Traces,
 };
 use crate::observer::Observer;
 
@@ -79,6 +79,13 @@ impl Scene {
     /// Time passes, with no call open in the core.
     pub(super) fn tick(&mut self, now: Timestamp) {
         self.detectors.handle_timeout(&Observer::new(Limits::default()), now);
+    }
+
+    /// The calls that are open stand so.
+    pub(super) fn look_at_calls(&mut self, calls: &[OpenCall], now: Timestamp) {
+        let Detectors { thresholds, lifecycle, connections, out, .. } = &mut self.detectors;
+        let visit = |judge: &mut dyn FnMut(&OpenCall)| calls.iter().for_each(judge);
+        lifecycle.handle_timeout(&thresholds.lifecycle, connections, visit, now, out);
     }
 
     /// Connection 1 ends.

@@ -247,6 +247,13 @@ detectors! {
         /// More than this share of the calls being retries is a storm.
         retried_share: Ratio => retried_share,
     }
+    /// Calls that stay.
+    lifecycle: LifecycleConfig {
+        /// One side of a call has ended, and the other one sent nothing for this long.
+        half_closed: Age => half_closed_ns,
+        /// No frame of a call, and no keepalive PING on its connection, for this long.
+        idle: Age => idle_ns,
+    }
     /// Calls whose connection was lost.
     abrupt_end: AbruptEndConfig {
         /// For how long a finding waits to tell when the client called the method again.
