@@ -8,10 +8,11 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::calls::CallsArgs;
 use crate::commands::check::CheckArgs;
+use crate::commands::explain::ExplainArgs;
 use crate::commands::findings::FindingsArgs;
 use crate::commands::replay::ReplayArgs;
 use crate::commands::run::RunArgs;
-use crate::commands::{calls, check, findings, replay, run};
+use crate::commands::{calls, check, explain, findings, replay, run};
 use crate::config::values::LogFilter;
 use crate::config::{Backend, Config, FlagLayer, LogFormat};
 use crate::exit::Failure;
@@ -90,8 +91,10 @@ enum Command {
     Check(CheckArgs),
     /// Show a line for each call as it ends
     Calls(CallsArgs),
-    /// Show what is wrong, as it is found
+    /// Show what is wrong on this node, as the running agent knows it or, with --live, as it is found
     Findings(FindingsArgs),
+    /// Say what a finding means, why it hurts, and what to change
+    Explain(ExplainArgs),
     /// Show the gRPC of recordings (pcap, pcapng); needs no privileges
     Replay(ReplayArgs),
 }
@@ -140,6 +143,7 @@ fn execute(cli: Cli) -> Result<(), Failure> {
         Command::Run(args) => run::execute(args, &config),
         Command::Check(args) => check::execute(args, &config),
         Command::Findings(args) => findings::execute(args, &config),
+        Command::Explain(args) => explain::execute(args, &config),
         Command::Calls(args) => calls::execute(args, &config),
         Command::Replay(args) => replay::execute(args, &config),
     }
@@ -159,7 +163,7 @@ impl Cli {
             Command::Check(args) => (None, args.capture.capture),
             Command::Calls(args) => (None, args.capture.capture),
             Command::Findings(args) => (None, args.capture.capture),
-            Command::Replay(_) => (None, None),
+            Command::Explain(_) | Command::Replay(_) => (None, None),
         };
         FlagLayer {
             file: global.config.clone(),

@@ -217,3 +217,26 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let output = child.wait_with_output().expect("it ends");
     assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
 }
+
+#[test]
+fn a_finding_is_explained_and_without_a_name_all_are_listed() {
+    let list = run(&["explain"]);
+    assert_eq!((list.code, list.stderr.as_str()), (Some(0), ""));
+    for name in agent_core::detectors::Name::ALL {
+        assert!(list.stdout.lines().any(|line| line.starts_with(name.as_str())), "{}", name.as_str());
+    }
+    let one = run(&["explain", "deadline_missing"]);
+    assert_eq!((one.code, one.stderr.as_str()), (Some(0), ""));
+    for part in
+        ["deadline_missing (problem, event)", "What it means", "Why it hurts", "`context.WithTimeout`"]
+    {
+        assert!(one.stdout.contains(part), "{part}: {}", one.stdout);
+    }
+    let late = run(&["explain", "deadline_late_completion"]);
+    assert!(late.stdout.contains("findings.deadlines.late_completion: 5ms"));
+    let unknown = run(&["explain", "deadline"]);
+    assert!(
+        unknown.code == Some(2) && unknown.stderr.contains("is none of pinned_connection, "),
+        "{unknown:?}"
+    );
+}

@@ -4,6 +4,7 @@ mod live;
 mod signals;
 pub mod calls;
 pub mod check;
+pub mod explain;
 pub mod findings;
 pub mod replay;
 pub mod run;

@@ -3,6 +3,7 @@
 //! In: [`Finding`](agent_core::detectors::Finding)s with whom they are about. Out: [`Answer`]s for the API, [`Entry`]s for lines.
 
 mod entry;
+pub mod explain;
 mod list;
 pub mod query;
 
