@@ -238,7 +238,7 @@ fn between_prompt_and_withheld_the_stall_is_told_and_its_cause_is_not() {
 
 #[test]
 fn a_stream_that_holds_the_connections_window_is_named() {
-    let mut watching = Watching::new(1_000_000);
+    let mut watching = Watching::new(100_000);
     watching.open(1, "/shop.Feed/Slow").open(3, "/shop.Feed/One").open(5, "/shop.Feed/Two");
     let mut body = vec![0, 0x7f, 0xff, 0xff, 0xff];
     body.resize(65_535 - 100, 0);

@@ -206,7 +206,7 @@ fn use_up_connection(scenario: &mut Scenario, stream: u32, used: usize) {
 #[test]
 fn w7_one_stream_takes_the_window_of_the_connection_and_its_siblings_wait() {
     let mut scenario = Scenario::connected();
-    scenario.send(CLIENT, &settings_with(&[(INITIAL_WINDOW_SIZE, 1_000_000)]));
+    scenario.send(CLIENT, &settings_with(&[(INITIAL_WINDOW_SIZE, 100_000)]));
     for (stream, method) in [(1, "/a.B/Slow"), (3, "/a.B/One"), (5, "/a.B/Two")] {
         open(&mut scenario, stream, method);
     }
@@ -226,6 +226,20 @@ fn w7_one_stream_takes_the_window_of_the_connection_and_its_siblings_wait() {
     assert_eq!((times(&stall), stall.inside_message), ((from, Some(from + 2_000)), true));
     assert_eq!((stall.holder, stall.siblings), (Some(holder), Some(2)));
     assert_eq!((stall.window_bytes, stall.credit_bytes), (Some(65_535), 10));
+}
+
+#[test]
+fn w7_credit_that_a_receiver_may_still_collect_does_not_make_a_stream_the_holder() {
+    for (initial, is_told) in [(120_000, true), (140_000, false)] {
+        let mut scenario = Scenario::connected();
+        scenario.send(CLIENT, &settings_with(&[(INITIAL_WINDOW_SIZE, initial)]));
+        open(&mut scenario, 1, "/a.B/C");
+        open(&mut scenario, 3, "/a.B/C");
+        use_up_connection(&mut scenario, 1, 0);
+        scenario.wait(10).send(CLIENT, &window_update(0, 10));
+        let stall = only(&scenario);
+        assert_eq!((stall.holder.is_some(), stall.siblings), (is_told, Some(if is_told { 1 } else { 2 })));
+    }
 }
 
 #[test]

@@ -408,7 +408,10 @@ impl Connection {
         stall
     }
 
-    /// The open stream whose DATA makes up at least half of the connection's window, and how many streams are open.
+    /// The open stream that holds at least half of the connection's window, and how many streams are open.
+    ///
+    /// What a stream was not credited may have been consumed all the same: receivers collect credit, up to half of the window
+    /// (h2, nghttp2, Netty; grpc-go a quarter, C-core less). Only what is more than that was certainly not consumed.
     fn look_through(&self, flow: Flow, window_bytes: Option<u64>) -> (Option<Holder>, u32) {
         let mut most: Option<(i64, u32, &Stream)> = None;
         let mut open_streams = 0;
@@ -426,8 +429,9 @@ impl Connection {
         }
         let holder = most.zip(window_bytes).and_then(|((bytes, stream, state), window_bytes)| {
             let bytes = u64::try_from(bytes).ok()?;
-            let is_most = bytes.saturating_mul(2) >= window_bytes && bytes > 0;
-            is_most.then(|| Holder { stream, method: state.method(), bytes })
+            let collected = u64::try_from(self.flow_control.initial_window(flow)?).unwrap_or(0) / 2;
+            let holds = bytes > collected && bytes.saturating_mul(2) >= window_bytes;
+            holds.then(|| Holder { stream, method: state.method(), bytes })
         });
         (holder, open_streams)
     }

@@ -405,12 +405,18 @@ fn claim(
         attribute(stall, client_flow, seen_at, now, thresholds);
     // Who holds a window that is given back at once holds nothing.
     let holder = stall.holder.as_ref().filter(|_| cause == Cause::SlowReceiver);
+    // Whose DATA used up the connection's window says nothing of whose fault that is.
+    let (stream, method) = match (stall.window, holder) {
+        (Window::Connection, None) => (None, None),
+        (Window::Connection, Some(holder)) => (Some(holder.stream), holder.method.as_ref()),
+        (Window::Stream, _) => (Some(stall.stream), stall.method.as_ref()),
+    };
     let about = About {
         owner: connection.party.owner.clone(),
         connection: Some(connection.connection),
-        stream: Some(holder.map_or(stall.stream, |holder| holder.stream)),
+        stream,
         side: connection.side,
-        method: holder.map_or(&stall.method, |holder| &holder.method).clone(),
+        method: method.cloned(),
         peer: None,
     };
     let stalled_ns = stall.lasted_ns(now);

@@ -42,8 +42,8 @@ pub struct Stall {
     pub credit_bytes: u64,
     /// Shortest round trips that were seen on the connection.
     pub round_trips: RoundTrips,
-    /// For a connection's window: the stream of whose DATA its receiver has credited least, if it looks as if the
-    /// connection waits for it. It holds up the others.
+    /// For a connection's window: the stream that holds it, and holds up the others. `None` also where that cannot be told,
+    /// since windows of streams are so large that their receiver may have consumed what it has not credited.
     pub holder: Option<Holder>,
     /// For a connection's window: streams that were open, without the holder. `None` if there were too many to count.
     pub siblings: Option<u32>,
@@ -113,7 +113,7 @@ pub struct Holder {
     pub stream: u32,
     /// Its method, if it is known.
     pub method: Option<Arc<str>>,
-    /// Octets of its DATA that were not credited to the stream. Implementations credit a stream what its application has
-    /// consumed, or at least not more.
+    /// Octets of its DATA that were not credited to the stream: more than half of the window that streams begin with, which
+    /// receivers collect at the most before they credit it.
     pub bytes: u64,
 }
