@@ -3,10 +3,13 @@
 use anyhow::Result;
 
 use super::stage::Stage;
-use super::{deadlines, healthy};
+use super::{deadlines, flow_control, healthy};
 
 /// Everything done right.
 pub(super) const HEALTHY: &str = "healthy";
+
+/// A reader of long streams that keeps up: no stall is found.
+pub(super) const KEEPING_UP: &str = "keeping_up";
 
 /// The demo's own implementation of gRPC.
 pub(super) const TONIC: &str = "tonic";
@@ -97,6 +100,38 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         thresholds: "",
         in_tests: false,
         play: |stage| deadlines::play(stage, "retry_amplification"),
+    },
+    Scenario {
+        name: "slow_reader",
+        implementation: TONIC,
+        about: "a reader that stops reading a stream now and then",
+        thresholds: "",
+        in_tests: true,
+        play: |stage| flow_control::near(stage, "slow_reader"),
+    },
+    Scenario {
+        name: "head_of_line",
+        implementation: TONIC,
+        about: "a stream that nobody reads and that takes the window of its connection",
+        thresholds: "",
+        in_tests: false,
+        play: |stage| flow_control::near(stage, "head_of_line"),
+    },
+    Scenario {
+        name: "small_window",
+        implementation: TONIC,
+        about: "a window that is too small for a round trip of 50 ms",
+        thresholds: "",
+        in_tests: false,
+        play: |stage| flow_control::far(stage, "small_window"),
+    },
+    Scenario {
+        name: KEEPING_UP,
+        implementation: TONIC,
+        about: "a reader that keeps up with what it is sent",
+        thresholds: "",
+        in_tests: false,
+        play: |stage| flow_control::near(stage, KEEPING_UP),
     },
     Scenario {
         name: HEALTHY,

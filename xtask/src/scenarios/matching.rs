@@ -14,6 +14,8 @@ use serde_json::Value;
 /// A finding's time is that of a frame; the truth's is that of the code around it. Both are of one clock, but the agent
 /// reads it once at its start, and it may be slewed.
 const SLACK_NS: u64 = 500_000_000;
+/// Seconds of a stall agree within this share: a window takes a moment to fill after its reader has stopped.
+const STALL_ERROR_AT_MOST: f64 = 0.05;
 
 /// What both lists say of a finding.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +37,8 @@ pub(super) struct Provoked {
     /// `u64::MAX` for what did not end.
     until_ns: u64,
     lasts: bool,
+    /// How long a sender had to wait, if that is provoked.
+    stalled_seconds: Option<f64>,
     said: String,
 }
 
@@ -46,6 +50,7 @@ pub(super) struct Found {
     cause: Option<String>,
     method: Option<String>,
     time_ns: u64,
+    stalled_seconds: Option<f64>,
     said: String,
 }
 
@@ -67,6 +72,7 @@ impl Provoked {
             from_ns: said["from_ns"].as_u64().context("no from_ns").with_context(context)?,
             until_ns: said["until_ns"].as_u64().unwrap_or(u64::MAX),
             lasts: said["lasts"].as_bool().unwrap_or(false),
+            stalled_seconds: said["stalled_seconds"].as_f64(),
             said: line.to_owned(),
         }))
     }
@@ -78,8 +84,18 @@ impl Provoked {
             && agrees(&self.side, &found.side)
             && agrees(&self.cause, &found.cause)
             && agrees(&self.method, &found.method)
+            && self.stall_error(found).is_none_or(|error| error <= STALL_ERROR_AT_MOST)
             && found.time_ns >= self.from_ns.saturating_sub(SLACK_NS)
             && found.time_ns <= self.until_ns.saturating_add(SLACK_NS)
+    }
+}
+
+impl Provoked {
+    /// How far the seconds that were found are from those that were provoked, as a share of these; infinite if none were
+    /// found.
+    fn stall_error(&self, found: &Found) -> Option<f64> {
+        let provoked = self.stalled_seconds?;
+        Some(found.stalled_seconds.map_or(f64::INFINITY, |found| (found - provoked).abs() / provoked))
     }
 }
 
@@ -97,6 +113,7 @@ impl Found {
             cause: text(said, "cause"),
             method: method(said),
             time_ns: (time * 1e9) as u64,
+            stalled_seconds: said["evidence"]["stalled_seconds"].as_f64(),
             said: said.to_string(),
         })
     }
@@ -131,6 +148,8 @@ pub(super) struct Matching {
     pub(super) missed: Vec<Provoked>,
     /// Found, and not provoked.
     pub(super) unprovoked: Vec<Found>,
+    /// The largest difference in the seconds of a stall, as a share of those provoked, where any were.
+    pub(super) stall_error: Option<f64>,
 }
 
 impl Matching {
@@ -154,6 +173,10 @@ impl Matching {
         for index in 0..provoked.len() {
             let mut tried = vec![false; found.len()];
             find_one_for(index, &provoked, &found, &mut takers, &mut tried);
+        }
+        for (found, taker) in found.iter().zip(&takers) {
+            let error = taker.and_then(|taker| provoked[taker].stall_error(found));
+            self.stall_error = self.stall_error.into_iter().chain(error).reduce(f64::max);
         }
         let mut has_one = vec![false; provoked.len()];
         for taker in takers.iter().flatten() {
@@ -264,6 +287,21 @@ mod tests {
     fn what_was_provoked_and_is_found_agrees() {
         assert_eq!(shares(vec![provoked(&json!({}))], vec![found(&json!({}))]), (1.0, 1.0));
         assert_eq!(shares(vec![], vec![]), (1.0, 1.0));
+    }
+
+    #[test]
+    fn seconds_of_a_stall_agree_within_a_twentieth() {
+        let stalled = |seconds: f64| found(&json!({"evidence": {"stalled_seconds": seconds}}));
+        let two = || vec![provoked(&json!({"stalled_seconds": 2.0}))];
+        assert_eq!(shares(two(), vec![stalled(1.91)]), (1.0, 1.0));
+        assert!(
+            (Matching::of(two(), vec![stalled(1.91)]).stall_error.expect("there are seconds") - 0.045).abs()
+                < 1e-9
+        );
+        for wrong in [stalled(1.89), stalled(2.11), found(&json!({}))] {
+            assert_eq!(shares(two(), vec![wrong]), (0.0, 0.0));
+        }
+        assert_eq!(Matching::of(vec![provoked(&json!({}))], vec![stalled(2.0)]).stall_error, None);
     }
 
     #[test]

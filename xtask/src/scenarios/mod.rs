@@ -12,6 +12,8 @@ mod stage;
 
 mod catalogue;
 mod deadlines;
+mod delay;
+mod flow_control;
 mod healthy;
 mod report;
 

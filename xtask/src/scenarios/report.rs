@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::catalogue::{HEALTHY, Scenario};
+use super::catalogue::{HEALTHY, KEEPING_UP, Scenario};
 use super::matching::{Found, Matching};
 
 /// What was found has to have been provoked, all of it.
@@ -43,7 +43,7 @@ struct Played {
 
 impl Played {
     fn is_healthy(&self) -> bool {
-        self.name == HEALTHY
+        [HEALTHY, KEEPING_UP].contains(&self.name)
     }
 
     /// What keeps it from being right, if anything does.
@@ -144,6 +144,9 @@ impl Report {
                     object["recall"] = json!(matching.recall());
                     object["undecided"] = json!(undecided.len());
                     object["lost"] = json!(lost);
+                    if let Some(error) = matching.stall_error {
+                        object["stall_seconds_error"] = json!(error);
+                    }
                     if *calls > 0 {
                         object["calls_per_second"] = json!((*calls as f64 / took.as_secs_f64()).round());
                     }

@@ -78,6 +78,8 @@ enum Command {
     Load(load::Options),
     /// A shopper who makes the calls of a scenario, and ends.
     Shopper(scenario::shopper::Options),
+    /// One who reads long streams of a scenario, and ends.
+    Reader(scenario::reader::Options),
 }
 
 /// What every service takes.
@@ -147,5 +149,6 @@ fn main() -> anyhow::Result<()> {
         }),
         Command::Load(options) => runtime.block_on(load::run(options)),
         Command::Shopper(options) => runtime.block_on(scenario::shopper::run(options)),
+        Command::Reader(options) => runtime.block_on(scenario::reader::run(options)),
     }
 }

@@ -1,6 +1,6 @@
 //! What a process provokes: a line of its truth for each finding that somebody who watches it has to come to.
 //!
-//! `{"finding","cause","service","side","rpc_method","from_ns","until_ns","lasts"}`, times by the clock on the wall. What
+//! `{"finding","cause","service","side","rpc_method","from_ns","until_ns","lasts","stalled_seconds"}`, times by the clock on the wall. What
 //! is left out may be anything. Each process writes down what is to be found on itself, so that the name and the side of
 //! the line are always its own.
 
@@ -23,16 +23,23 @@ pub(crate) struct Provoked {
     side: Option<Side>,
     method: Option<&'static str>,
     from_ns: u64,
+    stalled: Option<Duration>,
 }
 
 impl Provoked {
     /// A finding whose time is not before `from_ns` and not after it is written down.
     pub(crate) fn since(finding: &'static str, from_ns: u64) -> Self {
-        Provoked { finding, cause: None, side: None, method: None, from_ns }
+        Provoked { finding, cause: None, side: None, method: None, from_ns, stalled: None }
     }
 
     pub(crate) fn because(mut self, cause: &'static str) -> Self {
         self.cause = Some(cause);
+        self
+    }
+
+    /// How long a sender had to wait, as this end knows it.
+    pub(crate) fn stalled_for(mut self, stalled: Duration) -> Self {
+        self.stalled = Some(stalled);
         self
     }
 
@@ -51,6 +58,9 @@ impl Provoked {
         });
         if let Some(cause) = self.cause {
             line["cause"] = json!(cause);
+        }
+        if let Some(stalled) = self.stalled {
+            line["stalled_seconds"] = json!(stalled.as_secs_f64());
         }
         if let Some(side) = self.side {
             line["side"] = json!(side.as_str());

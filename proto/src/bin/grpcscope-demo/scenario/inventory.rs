@@ -8,6 +8,7 @@ use proto::shop::{GetStockRequest, ListStockRequest, Reservation, ReserveRequest
 use tokio_stream::StreamExt;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::bulk::{Load, PACED};
 use crate::ledger::{CallType, Ledger};
 use crate::streams::Outgoing;
 
@@ -62,6 +63,9 @@ impl Inventory for Shelves {
         let entry = self.ledger.serves("/shop.v1.Inventory/ListStock", CallType::ServerStream, &request);
         let prefix = request.into_inner().prefix;
         let stocks = tokio_stream::iter([Ok(stock(TEA))]);
+        if let Some(load) = Load::of(&prefix, &self.ledger, "/shop.v1.Inventory/ListStock") {
+            return Ok(entry.streams(load));
+        }
         if prefix == ENDLESS {
             return Ok(entry.streams(stocks.chain(tokio_stream::pending())));
         }
@@ -84,8 +88,13 @@ impl Inventory for Shelves {
 
     async fn watch_levels(
         &self,
-        _: Request<Streaming<GetStockRequest>>,
+        request: Request<Streaming<GetStockRequest>>,
     ) -> Result<Response<Self::WatchLevelsStream>, Status> {
-        Err(Status::unimplemented("no scenario watches levels"))
+        let method = "/shop.v1.Inventory/WatchLevels";
+        let entry = self.ledger.serves(method, CallType::Bidi, &request);
+        match Load::of(PACED, &self.ledger, method) {
+            Some(load) => Ok(entry.streams(load)),
+            None => Err(entry.refuses(Status::internal("there is always much to send"))),
+        }
     }
 }

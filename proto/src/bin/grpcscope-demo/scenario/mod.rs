@@ -7,7 +7,10 @@
 pub(crate) mod inventory;
 pub(crate) mod storefront;
 
+pub(crate) mod reader;
 pub(crate) mod shopper;
+
+mod bulk;
 
 mod trace;
 
@@ -33,6 +36,8 @@ pub(crate) enum Scenario {
     IgnoresCancellation,
     /// The shopper tries again while the storefront still works on the first attempt.
     RetryAmplification,
+    /// Long streams of inventory, which `reader` reads well or badly.
+    LongStreams,
     /// Nothing: everything is done right.
     Healthy,
 }

@@ -107,6 +107,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
                 shopper.look_twice().await;
             }
         }
+        Scenario::LongStreams => anyhow::bail!("a `reader` reads these, no shopper"),
         Scenario::Healthy => shopper.is_healthy(&options).await?,
     }
     Ok(())

@@ -125,6 +125,7 @@ impl Shop {
             | Scenario::DeadlineExhausted
             | Scenario::IgnoresCancellation
             | Scenario::RetryAmplification
+            | Scenario::LongStreams
             | Scenario::Healthy => (in_time()?, None),
         };
         self.stock(metadata, timeout, sku, wrongly).await.map(product)
@@ -239,6 +240,7 @@ impl Storefront for Shop {
             | Scenario::DeadlineReset
             | Scenario::DeadlineDropped
             | Scenario::RetryAmplification
+            | Scenario::LongStreams
             | Scenario::Healthy => match message.query.as_str() {
                 ENDLESS_HERE => Ok(Box::pin(tokio_stream::pending()) as Messages<Product>),
                 _ => self.list(&metadata, budget, message.query).await,
