@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::grpc::trace_context::{Format, TraceHasher, TraceIds};
 use crate::grpc::{content_type, retry, timeout};
 use crate::hpack::{EntryId, Field, NameKind, Text};
-use crate::methods::Methods;
-use crate::observation::{FieldSeen, Protocol, RetryPushback, Timeout};
+use crate::names::Names;
+use crate::observation::{FieldSeen, Intermediary, Protocol, RetryPushback, Timeout};
 
 /// Facts of one header block.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,8 @@ pub(crate) struct HeaderBlock {
     pub(crate) is_response: bool,
     /// Its value, if it is known.
     pub(crate) http_status: Option<u16>,
+    /// `:authority`, if it is another one than that of the connection's request before.
+    pub(crate) authority: Option<Arc<str>>,
     /// `:path`.
     pub(crate) path: Option<Arc<str>>,
     /// What `content-type` says, `Unknown` if its value is not known; `None` if there is no such field.
@@ -34,6 +36,8 @@ pub(crate) struct HeaderBlock {
     pub(crate) retry_pushback: Option<RetryPushback>,
     /// Trace ids of all known formats.
     pub(crate) trace_ids: TraceIds,
+    /// Things between client and server that left their fields here.
+    pub(crate) intermediaries: Intermediaries,
     /// A field that only gRPC sends.
     pub(crate) has_grpc_field: bool,
     /// At least one field's name is not known: what seems absent may be there.
@@ -63,9 +67,35 @@ pub(crate) enum GrpcStatus {
 #[derive(Debug)]
 pub(crate) struct Known {
     /// Names of methods.
-    pub(crate) methods: Methods,
+    pub(crate) methods: Names,
+    /// Authorities.
+    pub(crate) authorities: Names,
     /// Hashes of trace ids.
     pub(crate) traces: TraceHasher,
+}
+
+/// A set of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Intermediaries(u8);
+
+impl Intermediaries {
+    const ALL: [Intermediary; 3] = [Intermediary::Envoy, Intermediary::Linkerd, Intermediary::Via];
+
+    fn insert(&mut self, kind: Intermediary) {
+        self.0 |= 1 << kind as u8;
+    }
+
+    /// Adds those of `others`; returns those that are new.
+    pub(crate) fn extend(&mut self, others: Intermediaries) -> impl Iterator<Item = Intermediary> + use<> {
+        let new = others.0 & !self.0;
+        self.0 |= others.0;
+        Intermediaries::ALL.into_iter().filter(move |kind| new & (1 << *kind as u8) != 0)
+    }
+
+    /// There is none.
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
 }
 
 impl HeaderBlock {
@@ -78,7 +108,8 @@ impl HeaderBlock {
     pub(crate) fn kind_of(name: Text<'_>) -> NameKind {
         let Some(name) = name.known() else { return kind::OTHER };
         match name {
-            b":method" | b":scheme" | b":authority" => kind::REQUEST_PSEUDO,
+            b":method" | b":scheme" => kind::REQUEST_PSEUDO,
+            b":authority" => kind::AUTHORITY,
             b":path" => kind::PATH,
             b":status" => kind::HTTP_STATUS,
             b"content-type" => kind::CONTENT_TYPE,
@@ -91,7 +122,11 @@ impl HeaderBlock {
             b"b3" => kind::B3,
             b"x-b3-traceid" => kind::B3_TRACE_ID,
             b"x-request-id" => kind::REQUEST_ID,
+            b"server" => kind::SERVER,
+            b"via" => kind::VIA,
             _ if name.starts_with(b"grpc-") => kind::OTHER_GRPC,
+            _ if name.starts_with(b"x-envoy-") => kind::OF_ENVOY,
+            _ if name.starts_with(b"l5d-") => kind::OF_LINKERD,
             _ => kind::OTHER,
         }
     }
@@ -106,7 +141,8 @@ impl HeaderBlock {
     pub(crate) fn wants(kind: NameKind) -> bool {
         matches!(
             kind,
-            kind::PATH
+            kind::AUTHORITY
+                | kind::PATH
                 | kind::HTTP_STATUS
                 | kind::CONTENT_TYPE
                 | kind::TIMEOUT
@@ -118,11 +154,12 @@ impl HeaderBlock {
                 | kind::B3
                 | kind::B3_TRACE_ID
                 | kind::REQUEST_ID
+                | kind::SERVER
         )
     }
 
-    /// Takes the next field.
-    pub(crate) fn handle_field(&mut self, field: &Field<'_>, known: &mut Known) {
+    /// Takes the next field. `authority` is that of the connection's request before.
+    pub(crate) fn handle_field(&mut self, field: &Field<'_>, known: &mut Known, authority: Option<&str>) {
         if let Some(trace) = &mut self.trace {
             trace.push((field.name.known().map(<[u8]>::to_vec), field.value.known().map(<[u8]>::to_vec)));
         }
@@ -140,6 +177,15 @@ impl HeaderBlock {
         let value = field.value.known();
         match field.kind {
             kind::REQUEST_PSEUDO => self.is_request = true,
+            kind::AUTHORITY => {
+                self.is_request = true;
+                // Nearly always the same: compared, so that no request costs a hash.
+                if let Some(value) = value
+                    && authority.map(str::as_bytes) != Some(value)
+                {
+                    self.authority = known.authorities.intern(value);
+                }
+            }
             kind::PATH => {
                 self.is_request = true;
                 self.has_path = true;
@@ -164,6 +210,10 @@ impl HeaderBlock {
                 self.previous_attempts = value.and_then(retry::previous_attempts);
             }
             kind::RETRY_PUSHBACK => self.retry_pushback = value.map(retry::pushback),
+            kind::SERVER if value == Some(b"envoy") => self.intermediaries.insert(Intermediary::Envoy),
+            kind::OF_ENVOY => self.intermediaries.insert(Intermediary::Envoy),
+            kind::OF_LINKERD => self.intermediaries.insert(Intermediary::Linkerd),
+            kind::VIA => self.intermediaries.insert(Intermediary::Via),
             kind::TRACEPARENT => self.handle_trace_id(Format::W3c, value, known),
             kind::B3 => self.handle_trace_id(Format::B3, value, known),
             kind::B3_TRACE_ID => self.handle_trace_id(Format::B3TraceId, value, known),
@@ -191,23 +241,31 @@ mod kind {
 
     /// Nothing, or not known.
     pub(super) const OTHER: NameKind = 1;
-    /// `:method`, `:scheme`, `:authority`.
+    /// `:method`, `:scheme`.
     pub(super) const REQUEST_PSEUDO: NameKind = 2;
-    pub(super) const PATH: NameKind = 3;
-    pub(super) const HTTP_STATUS: NameKind = 4;
-    pub(super) const CONTENT_TYPE: NameKind = 5;
-    pub(super) const TRACEPARENT: NameKind = 6;
-    pub(super) const B3: NameKind = 7;
-    pub(super) const B3_TRACE_ID: NameKind = 8;
-    pub(super) const REQUEST_ID: NameKind = 9;
+    pub(super) const AUTHORITY: NameKind = 3;
+    pub(super) const PATH: NameKind = 4;
+    pub(super) const HTTP_STATUS: NameKind = 5;
+    /// From here on fields are regular ones.
+    pub(super) const CONTENT_TYPE: NameKind = 6;
+    pub(super) const TRACEPARENT: NameKind = 7;
+    pub(super) const B3: NameKind = 8;
+    pub(super) const B3_TRACE_ID: NameKind = 9;
+    pub(super) const REQUEST_ID: NameKind = 10;
+    pub(super) const SERVER: NameKind = 11;
+    /// Names that start with `x-envoy-`.
+    pub(super) const OF_ENVOY: NameKind = 12;
+    /// Names that start with `l5d-`.
+    pub(super) const OF_LINKERD: NameKind = 13;
+    pub(super) const VIA: NameKind = 14;
     /// From here on names start with `grpc-`.
     pub(super) const FIRST_OF_GRPC: NameKind = OTHER_GRPC;
-    pub(super) const OTHER_GRPC: NameKind = 10;
-    pub(super) const TIMEOUT: NameKind = 11;
-    pub(super) const GRPC_STATUS: NameKind = 12;
-    pub(super) const PREVIOUS_ATTEMPTS: NameKind = 13;
-    pub(super) const RETRY_PUSHBACK: NameKind = 14;
-    pub(super) const GRPC_TRACE: NameKind = 15;
+    pub(super) const OTHER_GRPC: NameKind = 15;
+    pub(super) const TIMEOUT: NameKind = 16;
+    pub(super) const GRPC_STATUS: NameKind = 17;
+    pub(super) const PREVIOUS_ATTEMPTS: NameKind = 18;
+    pub(super) const RETRY_PUSHBACK: NameKind = 19;
+    pub(super) const GRPC_TRACE: NameKind = 20;
 }
 
 fn http_status(value: &[u8]) -> Option<u16> {

@@ -11,6 +11,7 @@ mod bytes;
 mod moment;
 mod http2;
 pub mod hpack;
+mod names;
 mod methods;
 mod header_block;
 mod grpc;

@@ -7,7 +7,7 @@ pub struct Limits {
     /// Connections followed at once; the one idle for longest is evicted first.
     pub connections: usize,
     /// Heap bytes for all connections together, with their streams, HPACK tables and timers. Above it the
-    /// connection idle for longest is evicted. Not in it: the names of methods, and what the caller keeps.
+    /// connection idle for longest is evicted. Not in it: the names of methods, authorities, and what the caller keeps.
     pub state_bytes: usize,
     /// Open streams followed on one connection; above it new streams are counted as evicted.
     pub streams_per_connection: usize,
@@ -23,6 +23,8 @@ pub struct Limits {
     pub header_list_fields: usize,
     /// Distinct method names that are kept; further ones are reported as unknown and counted.
     pub methods: usize,
+    /// Distinct authorities that are kept; further ones are not reported, and counted.
+    pub authorities: usize,
     /// Nanoseconds for which a call that has ended is kept for what still belongs to it: a sender may be
     /// preempted between sending and being seen to send.
     pub ending_ns: u64,
@@ -46,6 +48,7 @@ impl Default for Limits {
             header_list_bytes: 64 * 1024,
             header_list_fields: 256,
             methods: 10_000,
+            authorities: 10_000,
             ending_ns: 100_000_000,
             request_due_ns: 1_000_000_000,
             uncertain_call_ns: 60_000_000_000,

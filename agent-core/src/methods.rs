@@ -1,18 +1,6 @@
-//! Method names: kept once each, up to a bound; and what a connection's calls have shown of their types.
+//! What a connection's calls have shown of the types of their methods.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-
-use foldhash::quality::RandomState;
-
-/// All method names of an observer.
-#[derive(Debug)]
-pub(crate) struct Methods {
-    names: HashMap<Box<[u8]>, Arc<str>, RandomState>,
-    limit: usize,
-    /// A name was left out since this was last asked.
-    limit_hit: bool,
-}
 
 /// What calls of a method have shown so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,34 +11,6 @@ pub(crate) struct Shape {
     pub(crate) streams_responses: bool,
     /// Some call was complete with one message each way.
     pub(crate) seen_unary: bool,
-}
-
-/// A longer `:path` is not a method name.
-const LONGEST_NAME: usize = 1024;
-
-impl Methods {
-    pub(crate) fn new(limit: usize) -> Methods {
-        Methods { names: HashMap::default(), limit, limit_hit: false }
-    }
-
-    /// The kept name for `path`, or none beyond the limit.
-    pub(crate) fn intern(&mut self, path: &[u8]) -> Option<Arc<str>> {
-        if let Some(name) = self.names.get(path) {
-            return Some(Arc::clone(name));
-        }
-        if self.names.len() >= self.limit || path.len() > LONGEST_NAME {
-            self.limit_hit = true;
-            return None;
-        }
-        let name: Arc<str> = Arc::from(String::from_utf8_lossy(path));
-        self.names.insert(Box::from(path), Arc::clone(&name));
-        Some(name)
-    }
-
-    /// Says once that a name was left out.
-    pub(crate) fn take_limit_hit(&mut self) -> bool {
-        std::mem::take(&mut self.limit_hit)
-    }
 }
 
 /// What the calls of one connection have shown of their methods. Not shared between connections, so that

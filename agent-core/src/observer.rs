@@ -11,7 +11,7 @@ use crate::grpc::trace_context::TraceHasher;
 use crate::header_block::Known;
 use crate::input::{Chunk, ConnectionId, Timestamp};
 use crate::limits::Limits;
-use crate::methods::Methods;
+use crate::names::Names;
 use crate::observation::{Anomaly, AtStreamLimit, Observation, OpenCall, Stall};
 
 /// Follows any number of connections.
@@ -78,7 +78,11 @@ impl Observer {
             checked_sizes: (0, 0),
             by_age: VecDeque::new(),
             shared: Shared {
-                known: Known { methods: Methods::new(limits.methods), traces: TraceHasher::default() },
+                known: Known {
+                    methods: Names::new(limits.methods),
+                    authorities: Names::new(limits.authorities),
+                    traces: TraceHasher::default(),
+                },
                 limits,
                 observations: VecDeque::new(),
                 trace_frames: false,

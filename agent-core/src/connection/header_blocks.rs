@@ -1,13 +1,15 @@
 //! Header blocks: collected over CONTINUATION frames, decoded once, in the order of the wire (checklist F3, H1).
 
+use std::sync::Arc;
+
 use super::flow::{PartialBlock, index};
 use super::{Connection, Verdict};
-use crate::call::Unreadable;
+use crate::call::{Peer, Unreadable};
 use crate::header_block::HeaderBlock;
 use crate::hpack::{ListLimits, Text};
 use crate::http2::frame::{self, FrameHeader};
 use crate::input::{Chunk, Flow};
-use crate::observation::Sync;
+use crate::observation::{Authority, IntermediarySeen, Observation, Sync};
 use crate::observer::Shared;
 
 impl Connection {
@@ -99,16 +101,19 @@ impl Connection {
         let mut block = HeaderBlock::new(shared.trace_frames);
         let list_limits =
             ListLimits { bytes: shared.limits.header_list_bytes, fields: shared.limits.header_list_fields };
-        let known = &mut shared.known;
+        let (known, authority) = (&mut shared.known, self.authority.as_deref());
         let decoded = fragments.map(|fragments| {
             let trace = shared.trace_frames;
             let wants = |kind, _: Text<'_>| trace || HeaderBlock::wants(kind);
             state.hpack.decode_known(fragments, list_limits, HeaderBlock::kind_of, wants, |field| {
-                block.handle_field(&field, known);
+                block.handle_field(&field, known, authority);
             })
         });
         if shared.known.methods.take_limit_hit() {
             self.anomaly(first.stream, "methods_limit", chunk, shared);
+        }
+        if shared.known.authorities.take_limit_hit() {
+            self.anomaly(first.stream, "authorities_limit", chunk, shared);
         }
         let end_stream = first.kind == frame::HEADERS && first.has(frame::END_STREAM);
         match decoded {
@@ -116,6 +121,7 @@ impl Connection {
                 // What went over the limits of a list may be any field.
                 block.has_unknown_names |= info.unreported_fields > 0;
                 self.learn_role(&block, chunk.flow);
+                self.handle_peers(&mut block, chunk, shared);
                 self.trace(last, &[], Some(Ok(block.trace.take().unwrap_or_default())), chunk, shared);
                 if first.kind == frame::HEADERS {
                     self.handle_headers(first.stream, &block, end_stream, chunk, shared);
@@ -148,6 +154,33 @@ impl Connection {
                 (false, true) => Some(flow.opposite()),
                 (false, false) => None,
             };
+        }
+    }
+
+    /// Whom the client asks for, and what stands between it and the server.
+    fn handle_peers(&mut self, block: &mut HeaderBlock, chunk: &Chunk<'_>, shared: &mut Shared) {
+        if block.authority.is_none() && block.intermediaries.is_empty() {
+            return;
+        }
+        let (connection, time) = (self.id, chunk.time);
+        match self.peer(chunk.flow) {
+            Some(Peer::Client) => {
+                // A name that is not UTF-8 differs from its own text, and yet is the same.
+                if let Some(authority) = block.authority.take()
+                    && self.authority.as_ref() != Some(&authority)
+                {
+                    self.authority = Some(Arc::clone(&authority));
+                    let authority = Authority { connection, authority, time };
+                    shared.observations.push_back(Observation::Authority(authority));
+                }
+            }
+            Some(Peer::Server) => {
+                for kind in self.intermediaries.extend(block.intermediaries) {
+                    let seen = IntermediarySeen { connection, kind, time };
+                    shared.observations.push_back(Observation::Intermediary(seen));
+                }
+            }
+            None => {}
         }
     }
 

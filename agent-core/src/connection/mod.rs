@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use foldhash::quality::RandomState;
 
@@ -9,6 +10,7 @@ use crate::bytes;
 use crate::call::{Peer, Stream};
 use crate::flow_control::FlowControl;
 use crate::grpc_requests::GrpcRequests;
+use crate::header_block::Intermediaries;
 use crate::hpack::Decoder;
 use crate::http2::frame::{self, FrameFault, FrameHeader};
 use crate::http2::reader::{Event, FrameReader, Piece};
@@ -65,6 +67,10 @@ pub(crate) struct Connection {
     /// Least stream id of the requests in the chunk that is handled; above all ids if there is none.
     requests_of_chunk: u32,
     stream_limit: StreamLimit,
+    /// `:authority` of the last request in which it was known.
+    authority: Option<Arc<str>>,
+    /// What has shown itself between the ends.
+    intermediaries: Intermediaries,
     calls: u64,
     /// Streams that outlive their calls.
     afterwards: Option<Box<Afterwards>>,
@@ -120,6 +126,8 @@ impl Connection {
             goaway: None,
             requests_of_chunk: u32::MAX,
             stream_limit: StreamLimit::default(),
+            authority: None,
+            intermediaries: Intermediaries::default(),
             calls: 0,
             opened: time,
             last_seen: time,

@@ -47,7 +47,7 @@ impl Connection {
             let name = Text::Known(name);
             let kind = HeaderBlock::kind_of(name);
             let field = Field { name, value: Text::Known(value), sensitive: false, kind };
-            block.handle_field(&field, &mut shared.known);
+            block.handle_field(&field, &mut shared.known, None);
         };
         take(b":method", method);
         take(b":path", target);
