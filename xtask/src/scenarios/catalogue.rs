@@ -110,6 +110,22 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         play: |stage| flow_control::near(stage, "slow_reader"),
     },
     Scenario {
+        name: "slow_reader",
+        implementation: "tonic to grpcio",
+        about: "the same with a reader that is not ours, of tonic's streams",
+        thresholds: "",
+        in_tests: false,
+        play: flow_control::grpcio,
+    },
+    Scenario {
+        name: "slow_reader",
+        implementation: "tonic to grpc-js",
+        about: "the same with a reader that is not ours, of tonic's streams",
+        thresholds: "",
+        in_tests: false,
+        play: flow_control::grpc_js,
+    },
+    Scenario {
         name: "head_of_line",
         implementation: TONIC,
         about: "a stream that nobody reads and that takes the window of its connection",
