@@ -9,7 +9,7 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use agent::capture::recording::{Container, Event, Tracker, source};
-use agent_core::observation::{ConnectionSummary, FrameSeen};
+use agent_core::observation::{ConnectionSummary, FrameSeen, Stall, StallEnd, Window};
 use agent_core::{Flow, Limits, Observation, Observer, Timestamp};
 use serde_json::Value;
 
@@ -31,6 +31,7 @@ fn read(path: &Path) -> Vec<u8> {
 struct Ours {
     frames: Vec<FrameSeen>,
     summaries: Vec<ConnectionSummary>,
+    stalls: Vec<Stall>,
     late: HashSet<u64>,
 }
 
@@ -57,6 +58,7 @@ fn observe(recording: &Path) -> Ours {
         while let Some(fact) = observer.poll_observation() {
             match fact {
                 Observation::Frame(frame) => ours.frames.push(*frame),
+                Observation::Stalled(stall) => ours.stalls.push(*stall),
                 Observation::ConnectionEnded(summary) => ours.summaries.push(*summary),
                 _ => {}
             }
@@ -224,6 +226,116 @@ fn w2_windows_equal_those_of_the_oracles_frames_after_every_frame_of_the_corpora
         connections >= 6 && on_connection >= 4_000 && on_stream >= 3_000 && late >= 10,
         "too few were compared"
     );
+}
+
+/// When windows of one connection were used up, by sender and stream (0: the connection's), by the letter.
+#[derive(Default)]
+struct Empty {
+    since: HashMap<(usize, u64), Timestamp>,
+    /// Opened, and no DATA has followed.
+    opened: HashMap<(usize, u64), (Timestamp, Timestamp)>,
+}
+
+/// A stall: connection, sender, stream, from, until.
+type Lasted = (u64, usize, u64, Timestamp, Timestamp);
+
+impl Empty {
+    /// Takes a frame after its windows were changed. Says which windows had been used up when DATA goes on.
+    fn apply(&mut self, frame: &Value, connection: u64, windows: &Windows, time: Timestamp) -> Vec<Lasted> {
+        let from = usize::from(frame["dir"] == "s2c");
+        let (id, kind) = (frame["sid"].as_u64().expect("an id"), frame["type"].as_u64().expect("a type"));
+        let mut gone_on = Vec::new();
+        let left = |sender: usize, id: u64| {
+            let sender = &windows.senders[sender];
+            if id == 0 {
+                sender.connection
+            } else {
+                sender.streams.get(&id).copied().unwrap_or(sender.initial)
+            }
+        };
+        match kind {
+            DATA => {
+                let length = frame["len"].as_i64().expect("a length");
+                let ends = frame["flags"].as_u64().is_some_and(|flags| flags & 1 != 0);
+                for of in [(from, id), (from, 0)] {
+                    if length == 0 {
+                        continue;
+                    }
+                    if let Some((since, until)) = self.opened.remove(&of) {
+                        gone_on.push((connection, of.0, of.1, since, until));
+                    }
+                    let after = left(of.0, of.1);
+                    if after <= 0 && after + length > 0 && !(ends && of.1 > 0) {
+                        self.since.insert(of, time);
+                    }
+                }
+            }
+            WINDOW_UPDATE | SETTINGS => {
+                let all: Vec<(usize, u64)> = self.since.keys().copied().collect();
+                for of in all.into_iter().filter(|of| of.0 == 1 - from && left(of.0, of.1) > 0) {
+                    let since = self.since.remove(&of).expect("it was just there");
+                    self.opened.insert(of, (since, time));
+                }
+            }
+            _ => {}
+        }
+        gone_on
+    }
+}
+
+#[test]
+fn w7_stalls_are_those_of_the_oracles_frames_in_every_recording() {
+    let Some(corpora) = corpora::corpora() else { return };
+    let (mut of_letter, mut certain) = (0, 0);
+    for entry in fs::read_dir(corpora.join("oracle")).expect("it is there") {
+        let path = entry.expect("listed").path();
+        let recording = corpora::recording_of(&corpora, &path);
+        let text = String::from_utf8(read(&path)).expect("it is text");
+        let ours = observe(&recording);
+        let mut state: HashMap<u64, (Windows, Empty)> = HashMap::new();
+        let mut expected: Vec<Lasted> = Vec::new();
+        let mut possible: HashSet<(u64, usize, u64, Timestamp)> = HashSet::new();
+        for (line, frame) in text.lines().zip(&ours.frames) {
+            let oracle: Value = serde_json::from_str(line).expect("a line of JSON");
+            let connection = frame.connection.0;
+            if ours.late.contains(&connection) {
+                continue;
+            }
+            let (windows, empty) = state.entry(connection).or_insert_with(|| {
+                let windows = Windows { senders: [Sender::new(), Sender::new()], ending: HashSet::new() };
+                (windows, Empty::default())
+            });
+            windows.apply(&oracle);
+            expected.extend(empty.apply(&oracle, connection, windows, frame.time));
+            possible.extend(empty.since.iter().map(|(of, since)| (connection, of.0, of.1, *since)));
+        }
+        let client = |stall: &Stall| {
+            let of = ours.summaries.iter().find(|summary| summary.connection == stall.connection);
+            of.and_then(|summary| summary.client_flow)
+        };
+        let seen: Vec<Lasted> = ours
+            .stalls
+            .iter()
+            .map(|stall| {
+                let sender = usize::from(client(stall) != Some(stall.flow));
+                let id = if stall.window == Window::Connection { 0 } else { u64::from(stall.stream) };
+                assert!(possible.contains(&(stall.connection.0, sender, id, stall.from)), "{stall:?}");
+                (stall.connection.0, sender, id, stall.from, stall.until.expect("it is over"))
+            })
+            .collect();
+        for stall in &expected {
+            assert!(seen.contains(stall), "{}: {stall:?} in {seen:?}", recording.display());
+        }
+        for (seen, stall) in seen.iter().zip(&ours.stalls) {
+            // Of those by the letter that nobody went on after, only the certain ones are said.
+            assert!(expected.contains(seen) || stall.inside_message, "{}: {seen:?}", recording.display());
+            assert!(stall.end != Some(StallEnd::Data), "a recording is in order");
+            certain += usize::from(stall.inside_message);
+        }
+        of_letter += expected.len();
+    }
+    println!("{of_letter} stalls by the letter, {certain} certain");
+    assert!(of_letter >= 500 && certain >= 300, "too few were compared");
 }
 
 #[test]
