@@ -153,7 +153,7 @@ fn a_short_stall_is_that_of_any_transfer() {
     for _ in 0..500 {
         watching.upload(1, 1_000, 3);
     }
-    assert!(watching.findings.iter().all(|finding| claim(finding).1.cause != Cause::SlowReceiver));
+    assert!(watching.findings.is_empty(), "{:#?}", watching.findings);
     let mut watching = uploading();
     watching.upload(1, 1_000, 249).wait(60_000);
     assert!(watching.findings.is_empty());
@@ -182,7 +182,7 @@ fn a_receiver_that_reads_slowly_all_the_time_is_told_once_a_minute() {
 #[test]
 fn a_window_that_is_too_small_for_the_delay_is_told_from_a_receiver_that_is_slow() {
     let mut watching = uploading();
-    for _ in 0..4 {
+    for _ in 0..5 {
         watching.upload(1, 1_000, ROUND_TRIP_MS + 5).wait(1);
     }
     assert!(watching.findings.is_empty(), "every transfer begins like that");
@@ -190,8 +190,8 @@ fn a_window_that_is_too_small_for_the_delay_is_told_from_a_receiver_that_is_slow
         watching.upload(1, 1_000, ROUND_TRIP_MS + 5).wait(1);
     }
     let (finding, claim) = watching.only();
-    assert_eq!((finding.verdict, claim.cause, claim.stalls), (Verdict::Firing, Cause::SmallWindow, 5));
-    assert_eq!((claim.window_bytes, claim.stalled_ns), (Some(1_000), 5 * (ROUND_TRIP_MS + 5) * 1_000_000));
+    assert_eq!((finding.verdict, claim.cause, claim.stalls), (Verdict::Firing, Cause::SmallWindow, 6));
+    assert_eq!((claim.window_bytes, claim.stalled_ns), (Some(1_000), 6 * (ROUND_TRIP_MS + 5) * 1_000_000));
     assert!(
         finding
             .claim
@@ -201,6 +201,16 @@ fn a_window_that_is_too_small_for_the_delay_is_told_from_a_receiver_that_is_slow
         "{}",
         finding.claim.claims()
     );
+}
+
+#[test]
+fn a_round_trip_of_a_busy_moment_does_not_make_every_short_stall_one_of_the_delay() {
+    // As in the recording of grpc-js: the SETTINGS of both ends were acknowledged late, and never again was anything slow.
+    let mut watching = uploading();
+    for _ in 0..1_000 {
+        watching.upload(1, 1_000, ROUND_TRIP_MS / 4 - 1);
+    }
+    assert!(watching.findings.is_empty());
 }
 
 #[test]

@@ -46,7 +46,8 @@ pub struct Thresholds {
     /// So many stalls in a row, with the same window, are a pattern. grpc-go, whose windows grow with the delay, gets by with
     /// fewer of each size.
     pub row: u32,
-    /// A row in which the sender waits for less than this share of the time costs nobody much.
+    /// A row in which the sender waits for less than this share of the time, or for less than `long_ns` in all, costs nobody
+    /// much.
     pub share: f64,
     /// A row ends when there was no stall for so long.
     pub row_ends_ns: u64,
@@ -115,6 +116,10 @@ pub struct Attribution {
     pub round_trip_ns: Option<u64>,
 }
 
+/// A sender that is held up by the delay waits at least for this part of the round trip: its receiver may give credit for the
+/// first half of a window when the second is still on its way.
+const SOONEST: u64 = 4;
+
 /// Why a stall is, or was, and who gives the credit; `client_flow` is the flow of the connection's client.
 #[must_use]
 pub fn attribute(
@@ -144,6 +149,8 @@ pub fn attribute(
         Some(trip_ns) if lasted_ns > trip_ns.saturating_mul(withheld) => Cause::SlowReceiver,
         // What the receiver's own socket shows has no round trip in it.
         _ if is_receivers && lasted_ns >= thresholds.long_ns => Cause::SlowReceiver,
+        // Credit that came sooner was on its way already, or the round trip that was seen was one of a busy moment.
+        Some(trip_ns) if !is_receivers && lasted_ns < trip_ns / SOONEST => Cause::Undecided,
         Some(trip_ns) if was_credited && lasted_ns <= trip_ns.saturating_mul(prompt) => Cause::SmallWindow,
         Some(_) => Cause::Undecided,
         None if is_receivers => Cause::Undecided,
@@ -301,7 +308,8 @@ impl Remembered {
         row.stalls = row.stalls.saturating_add(1);
         let share = row.stalled_ns as f64 / row.until.since(row.from).max(1) as f64;
         let is_due = row.said.is_none_or(|said| until.since(said) >= thresholds.again_ns);
-        if row.stalls < thresholds.row || share < thresholds.share || !is_due {
+        let is_much = row.stalled_ns >= thresholds.long_ns && share >= thresholds.share;
+        if row.stalls < thresholds.row || !is_much || !is_due {
             return None;
         }
         row.said = Some(until);
