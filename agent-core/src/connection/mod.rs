@@ -38,7 +38,7 @@ mod windows;
 use afterwards::Afterwards;
 use flow::{FlowState, index};
 use pings::Pings;
-use stalls::{Left, Stalls};
+use stalls::{Left, StallNotes, Stalls};
 use stream_limit::StreamLimit;
 use upgrade::Upgrade;
 
@@ -96,6 +96,7 @@ pub(crate) struct Connection {
     upgrade: Option<Box<Upgrade>>,
     flows: [FlowState; 2],
     pings: Pings,
+    stall_notes: StallNotes,
     /// SETTINGS of each flow allow raw octets in `-bin` fields; `None` if they may have been missed.
     binary_metadata: [Option<bool>; 2],
     /// GOAWAY frames of either end.
@@ -116,6 +117,7 @@ impl Connection {
             unseen: UnseenStreams::default(),
             flow_control: FlowControl::new(),
             stalls: Stalls::default(),
+            stall_notes: StallNotes::default(),
             binary_metadata: [Some(false); 2],
             pings: Pings::default(),
             upgrade: None,

@@ -86,7 +86,7 @@ impl Connection {
         }
         let sender = chunk.flow.opposite();
         if let Some(sent) = self.pings.senders[index(sender)].handle_answer(payload) {
-            self.stalls.round_trips.note(sender, chunk.time.since(sent));
+            self.stall_notes.round_trips.note(sender, chunk.time.since(sent));
             shared.observations.push_back(Observation::PingAnswered(PingAnswered {
                 connection: self.id,
                 flow: sender,

@@ -106,7 +106,7 @@ impl Connection {
             if let Some(sent) = acknowledged.sent
                 && self.flows.iter().all(|flow| !flow.settings_missed)
             {
-                self.stalls.round_trips.note(chunk.flow.opposite(), chunk.time.since(sent));
+                self.stall_notes.round_trips.note(chunk.flow.opposite(), chunk.time.since(sent));
             }
             return;
         }

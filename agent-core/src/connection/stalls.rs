@@ -27,10 +27,15 @@ use crate::observation::{Anomaly, Holder, Observation, Protocol, RoundTrips, Sta
 use crate::observer::Shared;
 use crate::steps;
 
-/// Windows of one connection that are empty, or were until a moment ago.
+/// Windows of one connection that are empty, or were until a moment ago: every DATA frame asks if there are any.
 #[derive(Debug, Default)]
 pub(super) struct Stalls {
     open: Vec<Open>,
+}
+
+/// What is only needed now and then.
+#[derive(Debug, Default)]
+pub(super) struct StallNotes {
     pub(super) round_trips: RoundTripsSeen,
     /// Frames of the connection when its streams were last looked through.
     looked_through_at: u64,
@@ -369,13 +374,13 @@ impl Connection {
         let is_credit = over.end == StallEnd::WindowUpdate;
         let stall = self.stall(open, Some(over), looks);
         if is_credit {
-            shorten(&mut self.stalls.round_trips.credited[index(open.flow)], lasted_ns);
+            shorten(&mut self.stall_notes.round_trips.credited[index(open.flow)], lasted_ns);
         }
         shared.observations.push_back(Observation::Stalled(Box::new(stall)));
     }
 
     fn stall(&self, open: &Open, over: Option<Over>, looks: bool) -> Stall {
-        let [of_sent_ns, of_received_ns] = self.stalls.round_trips.acknowledged;
+        let [of_sent_ns, of_received_ns] = self.stall_notes.round_trips.acknowledged;
         let window_bytes = match open.window {
             Window::Stream => self.flow_control.initial_window(open.flow),
             Window::Connection => self.flow_control.largest_connection_window(open.flow),
@@ -395,7 +400,7 @@ impl Connection {
             round_trips: RoundTrips {
                 of_sent_ns,
                 of_received_ns,
-                of_credit_ns: self.stalls.round_trips.credited[index(open.flow)],
+                of_credit_ns: self.stall_notes.round_trips.credited[index(open.flow)],
             },
             holder: None,
             siblings: None,
@@ -452,10 +457,10 @@ impl Connection {
         /// So few that it costs nothing to speak of.
         const FEW: u64 = 64;
         let frames: u64 = self.flows.iter().map(|flow| flow.frames).sum();
-        let is_paid = self.streams.len() as u64 <= FEW + (frames - self.stalls.looked_through_at);
+        let is_paid = self.streams.len() as u64 <= FEW + (frames - self.stall_notes.looked_through_at);
         let takes = window == Window::Connection && is_paid;
         if takes {
-            self.stalls.looked_through_at = frames;
+            self.stall_notes.looked_through_at = frames;
         }
         takes
     }
