@@ -71,6 +71,7 @@ impl Watch {
                 connections: 1 + usize::from(input.trace),
                 state_bytes: 12_000,
                 streams_per_connection: 3,
+                stalls_per_connection: 2,
                 header_block_bytes: 64,
                 hpack_table_bytes: 100,
                 header_list_bytes: 200,
