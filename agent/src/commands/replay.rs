@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use agent_core::detectors::{Detectors, End, Finding, Party, Thresholds, Verdict};
 use agent_core::observation::{Call, ConnectionSummary, Outcome};
 use agent_core::{Flow, Limits, Observation, Observer, Timestamp};
 
 use crate::capture::recording::{Container, Endpoints, Event, Statistics, Tracker, source};
 use crate::config::Config;
 use crate::exit::Failure;
+use crate::findings::{About, Entry};
 use crate::output::call::{CallLine, outcome_name, protocol_name};
+use crate::output::findings;
 use crate::output::frames::FrameQueue;
 use crate::output::json::{self, ConnectionLine, SummaryJson};
 use crate::output::table::Table;
@@ -24,7 +27,7 @@ pub struct ReplayArgs {
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
-    /// Print one JSON object a line: calls, connections, and a summary at the end.
+    /// Print one JSON object a line: calls, findings, connections, and a summary at the end.
     #[arg(long)]
     pub json: bool,
 
@@ -41,12 +44,13 @@ pub struct ReplayArgs {
 pub fn execute(args: &ReplayArgs, config: &Config) -> Result<(), Failure> {
     let look = Look::of_stdout(config.log.color);
     let stdout = io::stdout().lock();
-    let limits = config.core_limits();
+    let (limits, thresholds) = (config.core_limits(), config.findings.thresholds());
     // A terminal is to see every line at once: the recording may be a pipe from a capture that goes on.
     let result = if look.width.is_some() {
-        Replay::new(stdout, args, look, limits).run(args)
+        Replay::new(stdout, args, look, (limits, thresholds)).run(args)
     } else {
-        Replay::new(BufWriter::with_capacity(64 * 1024, stdout), args, look, limits).run(args)
+        let out = BufWriter::with_capacity(64 * 1024, stdout);
+        Replay::new(out, args, look, (limits, thresholds)).run(args)
     };
     match result {
         // Whoever read the output has seen enough.
@@ -63,6 +67,9 @@ struct Replay<W> {
     out: W,
     form: Form,
     limits: Limits,
+    thresholds: Thresholds,
+    /// By finding and verdict: the latest one in words.
+    latest: BTreeMap<(&'static str, &'static str), String>,
     statistics: Statistics,
     summary: SummaryJson,
 }
@@ -102,7 +109,7 @@ struct Seen {
 }
 
 impl<W: Write> Replay<W> {
-    fn new(out: W, args: &ReplayArgs, look: Look, limits: Limits) -> Self {
+    fn new(out: W, args: &ReplayArgs, look: Look, (limits, thresholds): (Limits, Thresholds)) -> Self {
         let calls = match (args.json, args.frames) {
             (true, _) => Calls::Json,
             (false, true) => Calls::Nothing,
@@ -112,6 +119,8 @@ impl<W: Write> Replay<W> {
             out,
             form: Form { frames: args.frames, calls, look },
             limits,
+            thresholds,
+            latest: BTreeMap::new(),
             statistics: Statistics::default(),
             summary: SummaryJson { r#type: "summary", complete: true, ..SummaryJson::default() },
         }
@@ -147,6 +156,8 @@ impl<W: Write> Replay<W> {
         let mut tracker = Tracker::new(self.statistics.connections);
         let mut file = OneFile {
             observer: Observer::new(self.limits.clone()),
+            detectors: Detectors::new(self.thresholds.clone()),
+            found: &mut self.latest,
             known: HashMap::default(),
             label,
             form: self.form,
@@ -161,6 +172,8 @@ impl<W: Write> Replay<W> {
             match container.next_packet() {
                 Ok(Some(packet)) => {
                     latest = latest.max(packet.time);
+                    // Time passes before what happens at its end.
+                    file.pass_time(latest);
                     tracker.handle_packet(&packet, &mut |event| file.handle(event));
                     file.handle_timeouts(latest);
                 }
@@ -175,6 +188,7 @@ impl<W: Write> Replay<W> {
         file.observer.handle_timeout(latest.plus(self.limits.ending_ns));
         file.observer.finish(latest);
         file.drain();
+        file.pass_time(latest);
         file.written?;
         self.statistics.add(tracker.statistics());
         Ok(result)
@@ -197,7 +211,10 @@ impl<W: Write> Replay<W> {
         }
         match self.form.calls {
             Calls::Json => json::write_line(&mut self.out, &self.summary)?,
-            Calls::Table => write_summary(&mut self.out, &self.summary)?,
+            Calls::Table => {
+                write_summary(&mut self.out, &self.summary)?;
+                write_findings(&mut self.out, &self.summary, &self.latest)?;
+            }
             Calls::Nothing => {}
         }
         self.out.flush()
@@ -207,6 +224,8 @@ impl<W: Write> Replay<W> {
 /// The replay of one recording.
 struct OneFile<'a, W> {
     observer: Observer,
+    detectors: Detectors,
+    found: &'a mut BTreeMap<(&'static str, &'static str), String>,
     known: HashMap<u64, Known, foldhash::quality::RandomState>,
     label: Option<String>,
     form: Form,
@@ -221,6 +240,8 @@ impl<W: Write> OneFile<'_, W> {
     fn handle(&mut self, event: Event<'_>) {
         match event {
             Event::Opened { connection, endpoints } => {
+                let ends = Some((End::Address(endpoints.first), End::Address(endpoints.second)));
+                self.detectors.handle_connection(connection, Party { owner: None, ends });
                 self.known.insert(connection.0, Known::new(endpoints));
             }
             Event::Updated { connection, endpoints } => {
@@ -258,8 +279,22 @@ impl<W: Write> OneFile<'_, W> {
         }
     }
 
+    /// Lets detectors look at what lasts, as often as they want it, up to `now`.
+    fn pass_time(&mut self, now: Timestamp) {
+        // A gap of years, or a clock that was set, is not worth a look for each second.
+        const LOOKS_MAX: usize = 10_000;
+        for look in 1..=LOOKS_MAX {
+            let Some(due) = self.detectors.poll_timeout().filter(|due| *due <= now) else { return };
+            self.detectors.handle_timeout(&self.observer, if look == LOOKS_MAX { now } else { due });
+            self.drain_findings();
+        }
+    }
+
     fn drain(&mut self) {
         while let Some(observation) = self.observer.poll_observation() {
+            // Before a connection is forgotten that a finding may be about.
+            self.detectors.handle_observation(&observation);
+            self.drain_findings();
             let result = match observation {
                 Observation::Frame(frame) => {
                     self.frames.push(frame);
@@ -297,6 +332,36 @@ impl<W: Write> OneFile<'_, W> {
                 self.written = result;
             }
         }
+    }
+
+    fn drain_findings(&mut self) {
+        while let Some(finding) = self.detectors.poll_finding() {
+            let result = self.show_finding(&finding);
+            if self.written.is_ok() {
+                self.written = result;
+            }
+        }
+    }
+
+    fn show_finding(&mut self, finding: &Finding) -> io::Result<()> {
+        let known = finding.about.connection.and_then(|connection| self.known.get(&connection.0));
+        let ends = known.map(|known| {
+            let Endpoints { first, second, .. } = known.endpoints;
+            (End::Address(first), End::Address(second))
+        });
+        let mut entry = Entry::of(finding, &About { ends, ..About::default() }, 0);
+        // A recording is made on the wire, and not at a process that has a side.
+        entry.side = None;
+        let (name, verdict) = (finding.name().as_str(), finding.verdict.as_str());
+        let counts = self.summary.findings.entry(name).or_default();
+        *counts.entry(verdict).or_default() += 1;
+        if finding.verdict != Verdict::Quiet {
+            self.found.insert((name, verdict), findings::what(&entry));
+        }
+        if self.form.calls == Calls::Json && self.written.is_ok() {
+            findings::write_json(self.out, &entry, self.label.as_deref())?;
+        }
+        Ok(())
     }
 
     fn write_frames(&mut self) -> io::Result<()> {
@@ -353,6 +418,7 @@ impl<W: Write> OneFile<'_, W> {
     fn forget(&mut self, connection: u64) {
         if self.known.get(&connection).is_some_and(|known| known.is_over && !known.is_observed) {
             self.known.remove(&connection);
+            self.detectors.forget(agent_core::ConnectionId(connection));
         }
     }
 
@@ -423,6 +489,28 @@ fn write_summary(out: &mut impl Write, summary: &SummaryJson) -> io::Result<()> 
     if summary.evicted_connections > 0 {
         let evicted = counted(summary.evicted_connections, "connection");
         writeln!(out, "{evicted} given up, since too many were open at once")?;
+    }
+    Ok(())
+}
+
+/// What was found, for people: how often, and the latest one.
+fn write_findings(
+    out: &mut impl Write,
+    summary: &SummaryJson,
+    latest: &BTreeMap<(&'static str, &'static str), String>,
+) -> io::Result<()> {
+    let verdicts = [("firing", "findings"), ("undecided", "could not be told")];
+    for (verdict, heading) in verdicts {
+        let counts = summary.findings.iter().filter_map(|(name, counts)| Some((name, counts.get(verdict)?)));
+        let mut counts: Vec<(&str, u64)> = counts.map(|(name, count)| (*name, *count)).collect();
+        counts.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), *name));
+        if !counts.is_empty() {
+            writeln!(out, "{heading}:")?;
+        }
+        for (name, count) in counts {
+            let latest = latest.get(&(name, verdict)).map_or("", String::as_str);
+            writeln!(out, "{count:>7}  {name:24}  {latest}")?;
+        }
     }
     Ok(())
 }

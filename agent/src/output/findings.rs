@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
+use serde::Serialize;
+
 use super::escape::Escaped;
+use super::json;
 use super::terminal::Look;
 use super::units;
 use crate::findings::{Answer, Entry};
@@ -99,6 +102,30 @@ impl FindingLines {
     }
 }
 
+/// A finding as a line of JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    r#type: &'static str,
+    time: f64,
+    connection: Option<u64>,
+    stream: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<&'a str>,
+    #[serde(flatten)]
+    entry: &'a Entry,
+}
+
+/// Writes a single finding as a line of JSON; `file` is the recording, where there are several.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_json(out: &mut impl Write, entry: &Entry, file: Option<&str>) -> io::Result<()> {
+    let (connection, stream) =
+        entry.example.as_ref().map(|example| (example.connection, example.stream)).unzip();
+    let (time, stream) = (entry.last_seen, stream.flatten());
+    json::write_line(out, &Line { r#type: "finding", time, connection, stream, file, entry })
+}
+
 /// Below zero, and what does not fit, becomes the nearest that does.
 fn unix_ns(seconds: f64) -> u64 {
     (seconds * 1e9) as u64
@@ -129,7 +156,8 @@ fn evidence(entry: &Entry) -> String {
 }
 
 /// Whom a finding is about, and what it says.
-fn what(entry: &Entry) -> String {
+#[must_use]
+pub fn what(entry: &Entry) -> String {
     let mut text = String::new();
     if let Some(method) = &entry.rpc_method {
         let _ = write!(text, "{} ", Escaped(method));

@@ -346,6 +346,8 @@ pub struct SummaryJson {
     pub skipped_packets: BTreeMap<&'static str, u64>,
     /// Things that the protocol does not allow, by kind.
     pub anomalies: BTreeMap<&'static str, u64>,
+    /// What was found, by finding and verdict.
+    pub findings: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
     /// Every recording was read to its end.
     pub complete: bool,
 }

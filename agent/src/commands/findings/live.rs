@@ -6,7 +6,6 @@ use std::io::{self, Write};
 use agent_core::Observation;
 use agent_core::detectors::Finding;
 use anyhow::Context;
-use serde::Serialize;
 
 use super::FindingsArgs;
 use crate::capture::kernel::{Counters, KernelCapture};
@@ -15,7 +14,7 @@ use crate::config::Config;
 use crate::exit::Failure;
 use crate::findings::{About, Entry, Filter};
 use crate::identity::Identities;
-use crate::output::findings::FindingLines;
+use crate::output::findings::{self, FindingLines};
 use crate::output::json;
 use crate::output::terminal::Look;
 use crate::pipeline::{self, Listener, Pipeline, Stop, Subject};
@@ -61,17 +60,6 @@ struct FindingPrinter<W> {
     broken: Option<io::Error>,
 }
 
-/// A finding as a line of JSON.
-#[derive(Serialize)]
-struct Line<'a> {
-    r#type: &'static str,
-    time: f64,
-    connection: Option<u64>,
-    stream: Option<u32>,
-    #[serde(flatten)]
-    entry: &'a Entry,
-}
-
 impl<W: Write> FindingPrinter<W> {
     fn new(form: Form, filter: Filter, stop: Stop, out: W) -> Self {
         FindingPrinter {
@@ -98,11 +86,7 @@ impl<W: Write> FindingPrinter<W> {
     fn write(&mut self, entry: &Entry) -> io::Result<()> {
         match &self.form {
             Form::Json => {
-                let (connection, stream) =
-                    entry.example.as_ref().map(|example| (example.connection, example.stream)).unzip();
-                let time = entry.last_seen;
-                let line = Line { r#type: "finding", time, connection, stream: stream.flatten(), entry };
-                json::write_line(&mut self.out, &line)?;
+                findings::write_json(&mut self.out, entry, None)?;
             }
             Form::Lines(lines) => lines.write_entry(&mut self.out, entry)?,
         }
