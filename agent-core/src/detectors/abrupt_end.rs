@@ -256,7 +256,7 @@ mod tests {
             time: s(4),
         }));
         lost(&mut scene, FOLLOW, Outcome::Aborted);
-        assert_eq!(scene.said(), ["firing goaway graceful", "firing abrupt_end after_goaway"]);
+        assert_eq!(scene.said(), ["firing abrupt_end after_goaway"]);
     }
 
     #[test]

@@ -23,11 +23,14 @@ pub struct Thresholds {
     /// A notice of a graceful end is told alone when the GOAWAY that counts has not come by then: grpc-java sends it after at
     /// most 10 s, grpc-go after 5 s.
     pub notice_ns: u64,
+    /// An end without an error and without a reason (`max_age`, `max_idle`) is told, too. It is not by default: most clients
+    /// say so when they close a connection, and servers when they are replaced.
+    pub tell_graceful: bool,
 }
 
 impl Default for Thresholds {
     fn default() -> Self {
-        Thresholds { unanswered_ns: 1_000_000_000, notice_ns: 10_000_000_000 }
+        Thresholds { unanswered_ns: 1_000_000_000, notice_ns: 10_000_000_000, tell_graceful: false }
     }
 }
 
@@ -212,14 +215,14 @@ pub(super) fn handle_goaway(
                     goaway.flow,
                 ));
             } else {
-                tell_notice(connection, goaway.flow, goaway.time, out);
+                tell_notice(thresholds, connection, goaway.flow, goaway.time, out);
             }
         }
         GoawayReason::Graceful | GoawayReason::MaxAge | GoawayReason::MaxIdle => {
             said.notice = None;
             if !said.graceful_told {
                 said.graceful_told = true;
-                tell_graceful(connection, goaway, goaway.time, out);
+                tell_graceful(thresholds, connection, goaway, goaway.time, out);
             }
         }
         GoawayReason::TooManyPings | GoawayReason::TooManyResets | GoawayReason::Error => {
@@ -236,6 +239,7 @@ pub(super) fn handle_goaway(
 
 /// Tells of notices after which the GOAWAY that counts did not come.
 pub(super) fn handle_timeout(
+    thresholds: &Thresholds,
     notices: &mut Notices,
     connections: &mut Connections,
     now: Timestamp,
@@ -243,15 +247,20 @@ pub(super) fn handle_timeout(
 ) {
     while let Some((_, id, flow)) = notices.0.pop_front_if(|(due, ..)| *due <= now) {
         if let Some(connection) = connections.get_mut(&id) {
-            tell_notice(connection, flow, now, out);
+            tell_notice(thresholds, connection, flow, now, out);
         }
     }
 }
 
 /// Tells of notices that nothing will follow, since the connection has ended.
-pub(super) fn handle_connection_ended(connection: &mut Watched, time: Timestamp, out: &mut Out) {
+pub(super) fn handle_connection_ended(
+    thresholds: &Thresholds,
+    connection: &mut Watched,
+    time: Timestamp,
+    out: &mut Out,
+) {
     for flow in [Flow::Sent, Flow::Received] {
-        tell_notice(connection, flow, time, out);
+        tell_notice(thresholds, connection, flow, time, out);
     }
 }
 
@@ -283,15 +292,38 @@ pub(super) fn handle_ping(connection: &mut Watched, kind: PingKind, time: Timest
     }
 }
 
-fn tell_notice(connection: &mut Watched, flow: Flow, time: Timestamp, out: &mut Out) {
+fn tell_notice(
+    thresholds: &Thresholds,
+    connection: &mut Watched,
+    flow: Flow,
+    time: Timestamp,
+    out: &mut Out,
+) {
     let said = &mut connection.health.ends[flow as usize];
     if let Some(notice) = said.notice.take() {
         said.graceful_told = true;
-        tell_graceful(connection, &notice, time, out);
+        tell_graceful(thresholds, connection, &notice, time, out);
     }
 }
 
-fn tell_graceful(connection: &Watched, goaway: &Goaway, time: Timestamp, out: &mut Out) {
+fn tell_graceful(
+    thresholds: &Thresholds,
+    connection: &Watched,
+    goaway: &Goaway,
+    time: Timestamp,
+    out: &mut Out,
+) {
+    let has_reason = match goaway.reason {
+        GoawayReason::Graceful | GoawayReason::GracefulNotice => false,
+        GoawayReason::MaxAge
+        | GoawayReason::MaxIdle
+        | GoawayReason::TooManyPings
+        | GoawayReason::TooManyResets
+        | GoawayReason::Error => true,
+    };
+    if !has_reason && !thresholds.tell_graceful {
+        return;
+    }
     let last_stream = (goaway.last_stream != ANY_STREAM).then_some(goaway.last_stream);
     let claim =
         Claim::Goaway { reason: goaway.reason, sender: sender(connection.side, goaway.flow), last_stream };
@@ -360,10 +392,17 @@ mod tests {
         assert!(scene.said().is_empty());
     }
 
+    /// A scene in which ends without a reason are told, too.
+    fn telling(client_flow: Option<Flow>) -> Scene {
+        let mut thresholds = super::super::Thresholds::default();
+        thresholds.connection_health.tell_graceful = true;
+        Scene::with(thresholds, client_flow)
+    }
+
     #[test]
     fn a_notice_alone_is_told_after_a_while_or_at_the_end() {
         let notice = goaway(Flow::Received, GoawayReason::GracefulNotice, 0, ANY_STREAM, s(1));
-        let mut scene = Scene::client();
+        let mut scene = telling(Some(Flow::Sent));
         scene.observe(&notice);
         scene.tick(s(10));
         assert!(scene.said().is_empty());
@@ -372,15 +411,28 @@ mod tests {
         scene.observe(&goaway(Flow::Received, GoawayReason::Graceful, 0, 217, s(12)));
         assert!(scene.said().is_empty());
 
-        let mut scene = Scene::client();
+        let mut scene = telling(Some(Flow::Sent));
         scene.observe(&notice);
         scene.end(s(2));
         assert_eq!(scene.said(), ["firing goaway graceful"]);
     }
 
     #[test]
+    fn a_connection_that_is_closed_in_order_is_nothing_to_tell_of() {
+        for reason in [GoawayReason::Graceful, GoawayReason::GracefulNotice] {
+            for scene in [&mut Scene::client(), &mut Scene::server()] {
+                scene.observe(&goaway(Flow::Sent, reason, 0, 0, s(1)));
+                scene.observe(&goaway(Flow::Received, reason, 0, ANY_STREAM, s(2)));
+                scene.tick(s(20));
+                scene.end(s(21));
+                assert!(scene.said().is_empty(), "{reason:?}");
+            }
+        }
+    }
+
+    #[test]
     fn both_ends_may_leave_and_each_is_an_event() {
-        let mut scene = Scene::server();
+        let mut scene = telling(Some(Flow::Received));
         scene.observe(&goaway(Flow::Sent, GoawayReason::MaxIdle, 0, 9, s(1)));
         scene.observe(&goaway(Flow::Received, GoawayReason::Graceful, 0, 0, s(2)));
         assert_eq!(scene.said(), ["firing goaway max_idle", "firing goaway graceful"]);

@@ -371,6 +371,8 @@ impl Detectors {
                 self.tick.get_or_insert(status.time.plus(TICK_NS));
             }
             Observation::CallStarted(call) => {
+                // A connection's first chunk may hold its first request, and its status is said at the chunk's end.
+                connection.side.get_or_insert(Side::of(call.client_flow));
                 deadlines::handle_call_started(connection, call, out);
                 connection.load.handle_call_started(call);
                 retries::handle_call_started(connection, call);
@@ -405,11 +407,15 @@ impl Detectors {
                 flow_control::handle_stalled(&thresholds.flow_control, connection, stall, out);
             }
             Observation::ConnectionEnded(summary) => {
-                connection_health::handle_connection_ended(connection, summary.closed, out);
                 self.balance.handle_ended(connection, summary);
                 self.reconnects.handle_ended(&thresholds.reconnects, connection, summary);
-                let thresholds = &thresholds.retry_storm;
-                self.retry_storms.handle_connection_ended(thresholds, connection, summary.closed);
+                self.retry_storms.handle_connection_ended(
+                    &thresholds.retry_storm,
+                    connection,
+                    summary.closed,
+                );
+                let thresholds = &thresholds.connection_health;
+                connection_health::handle_connection_ended(thresholds, connection, summary.closed, out);
                 self.connections.remove(&summary.connection);
             }
             Observation::ExchangeEnded(_) => connection.load.handle_exchange_ended(),
@@ -430,7 +436,8 @@ impl Detectors {
             let (thresholds, connections, out) = (&self.thresholds, &mut self.connections, &mut self.out);
             self.balance.handle_tick(connections.values_mut(), thresholds, now, out);
             self.reconnects.handle_tick(&thresholds.reconnects, now, out);
-            connection_health::handle_timeout(&mut self.notices, connections, now, out);
+            let health = &thresholds.connection_health;
+            connection_health::handle_timeout(health, &mut self.notices, connections, now, out);
             self.retries.handle_timeout(&thresholds.retries, now, out);
             self.retry_storms.handle_timeout(&thresholds.retry_storm, connections, now, out);
             let visit = |judge: &mut dyn FnMut(&OpenCall)| observer.visit_open_calls(judge);

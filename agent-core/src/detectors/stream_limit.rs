@@ -201,7 +201,7 @@ mod tests {
             reason: GoawayReason::Graceful,
             time: s(1),
         }));
-        assert_eq!(scene.said(), ["firing goaway graceful"]);
+        assert!(scene.said().is_empty());
         scene.observe(&refusal);
         assert!(scene.said().is_empty());
     }

@@ -63,6 +63,20 @@ impl Threshold<f64> for Ratio {
     }
 }
 
+impl Threshold<bool> for bool {
+    fn of_core(core: bool) -> Self {
+        core
+    }
+
+    fn to_core(&self) -> bool {
+        *self
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| format!("`{text}` is neither `true` nor `false`"))
+    }
+}
+
 macro_rules! counts {
     ($($type:ty),+) => {$(
         impl Threshold<$type> for $type {
@@ -230,6 +244,9 @@ detectors! {
         ping_unanswered: Age => unanswered_ns,
         /// A notice of a graceful end is told alone when the GOAWAY that counts has not come by then.
         goaway_notice: Age => notice_ns,
+        /// Whether a GOAWAY without an error and without a reason is told: nearly every connection that is closed in order
+        /// ends with one.
+        tell_graceful: bool => tell_graceful,
     }
     /// Attempts after those that failed.
     retries: RetriesConfig {
