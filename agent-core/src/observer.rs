@@ -56,6 +56,8 @@ pub(crate) enum Timer {
     Stream(ConnectionId, u32),
     /// Look for the request of a stream whose response came first.
     Request(ConnectionId, u32),
+    /// Look for PINGs without an answer.
+    Pings(ConnectionId),
     /// Forget a connection that has ended.
     End(ConnectionId),
     /// Forget a connection if it is idle.
@@ -154,6 +156,9 @@ impl Observer {
                     self.update(id, |connection, shared| {
                         connection.handle_request_overdue(stream, at, shared);
                     });
+                }
+                Timer::Pings(id) => {
+                    self.update(id, |connection, shared| connection.handle_pings_timeout(at, shared));
                 }
                 Timer::End(id) => self.finish_connection(id, at, Finish::Ended),
                 Timer::Idle(id) => self.handle_idle(id, at),
@@ -316,7 +321,7 @@ impl Observer {
             Timer::Stream(id, stream) | Timer::Request(id, stream) => {
                 connections.get(id).is_some_and(|connection| connection.follows(*stream))
             }
-            Timer::End(id) | Timer::Idle(id) => connections.contains_key(id),
+            Timer::Pings(id) | Timer::End(id) | Timer::Idle(id) => connections.contains_key(id),
         });
         timers.sort_unstable_by_key(|Reverse((at, timer))| (*timer, *at));
         timers.dedup_by_key(|Reverse((_, timer))| *timer);

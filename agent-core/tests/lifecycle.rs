@@ -27,6 +27,15 @@ fn pings(scenario: &Scenario) -> Vec<PingAnswered> {
     scenario.seen.iter().filter_map(ping).collect()
 }
 
+/// PINGs without an answer: their kind, and for how long.
+fn unanswered(scenario: &Scenario) -> Vec<(PingKind, u64)> {
+    let ping = |fact: &Observation| match fact {
+        Observation::PingUnanswered(ping) => Some((ping.kind, ping.time.since(ping.sent) / 1_000_000)),
+        _ => None,
+    };
+    scenario.seen.iter().filter_map(ping).collect()
+}
+
 fn ping(payload: [u8; 8]) -> Vec<u8> {
     frame(0x6, 0, 0, &payload)
 }
@@ -230,4 +239,57 @@ fn a_connection_that_is_given_up_has_not_ended() {
     assert!(Scenario::connected().close().summary().has_ended);
     assert!(!Scenario::connected().finish().summary().has_ended, "it is open when the observation ends");
     assert!(!Scenario::connected().wait(25 * HOUR_MS).summary().has_ended, "idle, and given up");
+}
+
+const KEEPALIVE: [u8; 8] = *b"keepaliv";
+
+#[test]
+fn l4_a_ping_without_an_answer_is_given_up_after_20_seconds_and_once() {
+    let mut scenario = Scenario::connected();
+    scenario.send(CLIENT, &ping(KEEPALIVE)).wait(10_000).send(SERVER, &ping(PROBE)).wait(9_999);
+    assert!(unanswered(&scenario).is_empty(), "nearly");
+    scenario.wait(1);
+    assert_eq!(unanswered(&scenario), [(PingKind::Other, 20_000)]);
+    scenario.send(CLIENT, &ack(PROBE)).wait(60_000);
+    assert_eq!(unanswered(&scenario).len(), 1, "the other one was answered");
+    // Its late answer is not one to the next PING with the same payload.
+    scenario.send(CLIENT, &ping(KEEPALIVE)).wait(5).send(SERVER, &ack(KEEPALIVE)).wait(5);
+    assert_eq!(pings(&scenario).last().expect("an answer").round_trip_ns / 1_000_000, 80_005);
+    scenario.send(SERVER, &ack(KEEPALIVE));
+    assert_eq!(pings(&scenario).last().expect("an answer").round_trip_ns / 1_000_000, 10);
+    scenario.wait(60_000).send(CLIENT, &ping(KEEPALIVE)).wait(60_000).close();
+    assert_eq!(unanswered(&scenario).len(), 2);
+}
+
+#[test]
+fn l5_a_ping_that_was_under_way_for_long_when_the_connection_ended_has_no_answer() {
+    for (waited_ms, round_trip_ms, expected) in
+        [(999, None, 0), (1_000, None, 1), (1_000, Some(5), 1), (4_999, Some(500), 0), (5_000, Some(500), 1)]
+    {
+        let mut scenario = Scenario::connected();
+        if let Some(ms) = round_trip_ms {
+            scenario.send(CLIENT, &ping(PROBE)).wait(ms).send(SERVER, &ack(PROBE));
+        }
+        scenario.send(CLIENT, &ping(KEEPALIVE)).wait(waited_ms).close();
+        assert_eq!(unanswered(&scenario).len(), expected, "{waited_ms} ms, {round_trip_ms:?}");
+    }
+    // The end of the observation is not that of the connection.
+    let mut scenario = Scenario::connected();
+    scenario.send(CLIENT, &ping(KEEPALIVE)).wait(10_000).finish();
+    assert!(unanswered(&scenario).is_empty());
+}
+
+#[test]
+fn l4_after_a_late_join_or_a_hole_no_ping_is_without_an_answer() {
+    let mut scenario = Scenario::joined_late();
+    scenario.send_at_boundary(CLIENT, &request(9, METHOD)).send_at_boundary(SERVER, &response(9));
+    scenario.send(CLIENT, &ping(KEEPALIVE)).wait(60_000).close();
+    assert!(unanswered(&scenario).is_empty(), "an answer may belong to an earlier one");
+
+    for flow in [CLIENT, SERVER] {
+        let mut scenario = Scenario::connected();
+        scenario.send(CLIENT, &ping(KEEPALIVE)).wait(1_000);
+        scenario.lose(flow, 17).send_at_boundary(flow, &window_update(0, 9)).wait(60_000).close();
+        assert!(unanswered(&scenario).is_empty());
+    }
 }

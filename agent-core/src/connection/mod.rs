@@ -214,6 +214,11 @@ impl Connection {
             Finish::Ended => self.finish_stalls(Some(closed.unwrap_or(time)), time, shared),
             Finish::EndOfObservation | Finish::Evicted => self.finish_stalls(closed, time, shared),
         }
+        match (how, closed) {
+            (Finish::Ended, _) => self.finish_pings(closed.unwrap_or(time), shared),
+            (Finish::EndOfObservation, Some(closed)) => self.finish_pings(closed, shared),
+            (Finish::EndOfObservation, None) | (Finish::Evicted, _) => {}
+        }
         match how {
             Finish::Ended => self.finish_stream_limit(Some(closed.unwrap_or(time)), shared),
             Finish::EndOfObservation => self.finish_stream_limit(closed, shared),

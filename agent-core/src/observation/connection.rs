@@ -149,7 +149,8 @@ pub struct FlowSummary {
     pub send_window: Option<i64>,
 }
 
-/// A PING that was not acknowledged within gRPC's default keepalive timeout of 20 s, or before the connection ended.
+/// A PING that was not acknowledged within gRPC's default keepalive timeout of 20 s, or before the connection ended: then
+/// only if it had been under way for a second, and for ten of the connection's shortest round trips.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PingUnanswered {
     /// The connection.
