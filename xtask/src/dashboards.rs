@@ -106,6 +106,38 @@ const ROWS: &[Row] = &[
         ],
     },
     Row {
+        title: "Findings",
+        panels: &[
+            Panel {
+                title: "Found",
+                description: "What was found, a second, by finding: an event each time, what lasts each time that it begins. `grpcscope explain NAME` says what it means and what to change.",
+                unit: "cps",
+                queries: &[(
+                    r#"sum by (finding) (rate(grpcscope_findings_total{@service, side=~"$side", verdict="firing"}[$__rate_interval]))"#,
+                    "{{finding}}",
+                )],
+            },
+            Panel {
+                title: "Holds now",
+                description: "Findings that last and hold now, by workload and cause.",
+                unit: "short",
+                queries: &[(
+                    r#"sum by (finding, service_name, cause) (grpcscope_findings_firing{@service, side=~"$side"}) > 0"#,
+                    "{{finding}} {{service_name}} {{cause}}",
+                )],
+            },
+            Panel {
+                title: "Could not be told",
+                description: "Times a second that a finding was left undecided, since the connection was joined late or bytes were lost.",
+                unit: "cps",
+                queries: &[(
+                    r#"sum by (finding) (rate(grpcscope_findings_total{@service, side=~"$side", verdict="undecided"}[$__rate_interval]))"#,
+                    "{{finding}}",
+                )],
+            },
+        ],
+    },
+    Row {
         title: "Latency",
         panels: &[
             Panel {
