@@ -56,6 +56,8 @@ pub(crate) enum Timer {
     Stream(ConnectionId, u32),
     /// Look for the request of a stream whose response came first.
     Request(ConnectionId, u32),
+    /// Look at a stream that was reset, and on which its server went on.
+    LateWork(ConnectionId, u32),
     /// Look for PINGs without an answer.
     Pings(ConnectionId),
     /// Forget a connection that has ended.
@@ -155,6 +157,11 @@ impl Observer {
                 Timer::Request(id, stream) => {
                     self.update(id, |connection, shared| {
                         connection.handle_request_overdue(stream, at, shared);
+                    });
+                }
+                Timer::LateWork(id, stream) => {
+                    self.update(id, |connection, shared| {
+                        connection.handle_late_work_timeout(stream, at, shared);
                     });
                 }
                 Timer::Pings(id) => {
@@ -320,6 +327,9 @@ impl Observer {
         timers.retain(|Reverse((_, timer))| match timer {
             Timer::Stream(id, stream) | Timer::Request(id, stream) => {
                 connections.get(id).is_some_and(|connection| connection.follows(*stream))
+            }
+            Timer::LateWork(id, stream) => {
+                connections.get(id).is_some_and(|connection| connection.has_reset(*stream))
             }
             Timer::Pings(id) | Timer::End(id) | Timer::Idle(id) => connections.contains_key(id),
         });

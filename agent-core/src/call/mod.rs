@@ -490,6 +490,14 @@ impl Stream {
         is_closed && std::mem::take(&mut self.counts_as_open)
     }
 
+    /// When its client reset it as a gRPC call that its server had not ended, if it did and that is certain.
+    pub(crate) fn reset_by_client(&self) -> Option<Timestamp> {
+        let end = self.end.filter(|end| end.ended_by == EndedBy::Client && !end.is_late)?;
+        let is_cut =
+            end.rst_code.is_some_and(|code| code != error_code::NO_ERROR) && !self.server.has_ended();
+        (is_cut && self.protocol == Protocol::Grpc).then_some(end.time)
+    }
+
     /// Its request was seen.
     pub(crate) fn has_request(&self) -> bool {
         self.request.is_some()

@@ -239,6 +239,7 @@ impl Connection {
             stream.handle_moment_passed();
             self.report(id, stream, shared);
         }
+        self.finish_late_work(shared);
         let [sent, received] = self.connection_windows();
         let summary = ConnectionSummary {
             connection: self.id,
@@ -350,11 +351,17 @@ impl Connection {
                 }
             }
             Event::Data(header, bytes) => {
+                if self.afterwards.is_some() {
+                    self.handle_late_data(header, bytes.len() as u64, chunk, shared);
+                }
                 if let Some((stream, peer)) = self.stream_of_data(header, chunk, shared) {
                     stream.messages(peer).handle_bytes(bytes);
                 }
             }
             Event::DataHole(header, len) => {
+                if self.afterwards.is_some() {
+                    self.handle_late_data(header, len, chunk, shared);
+                }
                 if let Some((stream, peer)) = self.stream_of_data(header, chunk, shared) {
                     stream.messages(peer).handle_hole(len);
                 }

@@ -77,8 +77,13 @@ pub struct RequestEnded {
     pub time: Timestamp,
 }
 
-/// What a server sent on a stream after the call's end: after the client's RST_STREAM, or after the deadline. Said
-/// when nothing more of it came for a moment, and at the latest when the connection ends.
+/// What a server sent on a stream after its client had reset it (not with NO_ERROR), as both were seen at this socket. At the
+/// server's socket that is work after the end; at the client's it is what was on its way. Trailers alone may be the server's own
+/// answer to the same deadline.
+///
+/// Said when the server has ended the stream, when nothing more of it came for a second (what comes after that is
+/// ignored), or when the connection ends, of the last 32 streams of a connection that were reset. After a loss there may have
+/// been more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LateWork {
     /// The connection.
