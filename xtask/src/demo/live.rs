@@ -1,7 +1,7 @@
 //! The demo on this machine's kernel: the agent and an observer watch, the shop works, nobody tells the one of the
 //! other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -117,15 +117,18 @@ pub(super) fn watch(args: &Args, programs: &Programs) -> Result<Run> {
     observer.terminate()?;
     let lost = the_rest(&said, &mut seen)?;
     let metrics = scrape(address, "/metrics")?;
+    let findings = findings(&scrape(address, "/api/v1/findings")?, &pids)?;
     agent.terminate()?;
     if !metrics.contains("rpc_server_call_duration_seconds_count{") {
         bail!("http://{address}/metrics has no rpc_server_call_duration_seconds_count");
     }
     seen.retain(is_of_the_shop);
     let farewell = format!(
-        "Where to look next, on a system of your own:\n  \
+        "{findings}\n\n\
+         Where to look next, on a system of your own:\n  \
          {0} run                 then http://localhost:9464/metrics\n  \
          {0} calls --errors      a line for each call that fails\n  \
+         {0} findings            what is wrong, and `{0} explain` what to do about it\n  \
          {0} replay FILE.pcap    the same from a packet capture\n  \
          dashboards/overview.json   for Grafana; deploy/daemonset.yaml for Kubernetes",
         programs.grpcscope.display()
@@ -204,6 +207,27 @@ fn the_rest(said: &Receiver<Said>, seen: &mut Vec<Call>) -> Result<u64> {
     }
 }
 
+/// What the agent found wrong in the shop, a line each: the answer of `/api/v1/findings`, added up over its processes.
+fn findings(answer: &str, pids: &BTreeSet<u64>) -> Result<String> {
+    let context = || format!("`/api/v1/findings` answers {answer:?}");
+    let (_, body) = answer.split_once("\r\n\r\n").with_context(context)?;
+    let body: Value = serde_json::from_str(body).with_context(context)?;
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    for finding in body["findings"].as_array().with_context(context)? {
+        let is_of_the_shop = finding["pid"].as_u64().is_some_and(|pid| pids.contains(&pid));
+        if is_of_the_shop && finding["verdict"] == "firing" {
+            let text = |name: &str| finding[name].as_str().unwrap_or_default();
+            let words = format!("{:<26} {:<12} {}", text("finding"), text("cause"), text("service_name"));
+            *counts.entry(words).or_default() += finding["count"].as_u64().unwrap_or(0);
+        }
+    }
+    let lines = counts.iter().map(|(words, count)| format!("\n  {count:>5} × {words}"));
+    Ok(match counts.is_empty() {
+        true => "Nothing wrong was found in the shop.".to_owned(),
+        false => format!("What was found wrong in the shop:{}", lines.collect::<String>()),
+    })
+}
+
 /// What the services wrote down.
 fn truth(folder: &Path) -> Result<Vec<Call>> {
     let mut made = Vec::new();
@@ -237,4 +261,27 @@ fn scrape(address: SocketAddr, path: &str) -> Result<String> {
         bail!("http://{address}{path} answers {:?}", answer.lines().next().unwrap_or_default());
     }
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_are_added_up_over_methods_and_only_those_of_the_shop_count() {
+        let finding = |pid: u64, verdict: &str, count: u64| {
+            serde_json::json!({
+                "finding": "deadline_missing", "cause": "absent", "service_name": "load", "pid": pid,
+                "verdict": verdict, "count": count,
+            })
+        };
+        let body = serde_json::json!({"findings": [
+            finding(7, "firing", 2), finding(7, "firing", 3), finding(8, "firing", 1), finding(7, "undecided", 1),
+        ]});
+        let said =
+            findings(&format!("HTTP/1.1 200 OK\r\n\r\n{body}"), &BTreeSet::from([7])).expect("an answer");
+        let words: Vec<&str> = said.lines().nth(1).expect("a line").split_whitespace().collect();
+        assert_eq!((said.lines().count(), words), (2, vec!["5", "×", "deadline_missing", "absent", "load"]));
+        assert!(findings("HTTP/1.1 200 OK\r\n\r\n{}", &BTreeSet::new()).is_err());
+    }
 }

@@ -154,7 +154,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         implementation: TONIC,
         about: "everything done right, under load, over several backends",
         thresholds: "",
-        in_tests: false,
+        in_tests: true,
         play: healthy::play,
     },
 ];
