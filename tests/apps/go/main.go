@@ -64,7 +64,11 @@ func check(err error) {
 func main() {
 	encoding.RegisterCodec(raw{})
 	if len(os.Args) < 2 {
-		check(fmt.Errorf("say `server` or `client`"))
+		check(fmt.Errorf("say `server`, `client` or `scenario`"))
+	}
+	if os.Args[1] == "scenario" {
+		runScenario(os.Args[2:])
+		return
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
 	unix := flags.String("unix", "", "path of a Unix socket")
@@ -82,6 +86,6 @@ func main() {
 	case "client":
 		client(*unix, *target, *plan, openTruth(*truthPath), *concurrency, *rate, *hold)
 	default:
-		check(fmt.Errorf("say `server` or `client`"))
+		check(fmt.Errorf("say `server`, `client` or `scenario`"))
 	}
 }
