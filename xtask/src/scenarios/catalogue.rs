@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::stage::Stage;
-use super::{deadlines, flow_control, healthy};
+use super::{deadlines, flow_control, foreign, healthy};
 
 /// Everything done right.
 pub(super) const HEALTHY: &str = "healthy";
@@ -28,7 +28,13 @@ pub(super) struct Scenario {
     pub(super) play: fn(&Stage) -> Result<()>,
 }
 
-pub(super) const SCENARIOS: &[Scenario] = &[
+/// All of them.
+pub(super) fn scenarios() -> impl Iterator<Item = &'static Scenario> {
+    SCENARIOS.iter().chain(foreign::SCENARIOS).chain(foreign::MIXED)
+}
+
+/// Those of the demo.
+const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "no_deadline",
         implementation: TONIC,
@@ -163,12 +169,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::SCENARIOS;
+    use super::scenarios;
 
     #[test]
     fn a_scenario_and_its_implementation_are_named_once() {
         let names: BTreeSet<_> =
-            SCENARIOS.iter().map(|scenario| (scenario.name, scenario.implementation)).collect();
-        assert_eq!(names.len(), SCENARIOS.len());
+            scenarios().map(|scenario| (scenario.name, scenario.implementation)).collect();
+        assert_eq!(names.len(), scenarios().count());
     }
 }

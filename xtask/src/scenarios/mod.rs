@@ -14,6 +14,7 @@ mod catalogue;
 mod deadlines;
 mod delay;
 mod flow_control;
+mod foreign;
 mod healthy;
 mod report;
 
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use self::agent::Agent;
-use self::catalogue::{SCENARIOS, Scenario};
+use self::catalogue::{Scenario, scenarios};
 use self::matching::{Found, Matching};
 use self::report::{Outcome, Report};
 use self::stage::Stage;
@@ -105,7 +106,7 @@ pub(crate) fn run_for_tests() -> Result<Tested> {
         }
         return Ok(Tested::Skipped(format!("scenarios: {reason}")));
     }
-    let chosen: Vec<&Scenario> = SCENARIOS.iter().filter(|scenario| scenario.in_tests).collect();
+    let chosen: Vec<&Scenario> = scenarios().filter(|scenario| scenario.in_tests).collect();
     let report = play(&programs, &chosen, SHORT_SECONDS);
     report.print(false);
     report.verdict().map(|()| Tested::Passed(chosen.len()))
@@ -113,8 +114,9 @@ pub(crate) fn run_for_tests() -> Result<Tested> {
 
 fn choose(names: &[String], implementation: Option<&str>) -> Result<Vec<&'static Scenario>> {
     for name in names.iter().filter(|name| *name != "all") {
-        if !SCENARIOS.iter().any(|scenario| scenario.name == name) {
-            let mut all: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+        if !scenarios().any(|scenario| scenario.name == name) {
+            let mut all: Vec<&str> = scenarios().map(|scenario| scenario.name).collect();
+            all.sort_unstable();
             all.dedup();
             bail!("no scenario is called {name:?}; there are {}", all.join(", "));
         }
@@ -123,7 +125,7 @@ fn choose(names: &[String], implementation: Option<&str>) -> Result<Vec<&'static
         names.iter().any(|name| name == "all" || name == scenario.name)
             && implementation.is_none_or(|implementation| implementation == scenario.implementation)
     };
-    let chosen: Vec<&Scenario> = SCENARIOS.iter().filter(is_chosen).collect();
+    let chosen: Vec<&Scenario> = scenarios().filter(is_chosen).collect();
     if chosen.is_empty() {
         bail!("no such scenario has an implementation called {:?}", implementation.unwrap_or_default());
     }

@@ -206,7 +206,6 @@ impl Process {
     }
 
     /// Ends it without a word.
-    #[expect(dead_code, reason = "for scenarios in which a process dies")]
     pub(super) fn kill(self) -> Result<()> {
         self.running.kill()
     }

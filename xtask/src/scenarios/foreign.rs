@@ -1,0 +1,170 @@
+//! Scenarios with implementations of gRPC that are not ours: grpcio, grpc-js and grpc-go, alone and in a chain of all three.
+//!
+//! One program a language (`tests/apps`) plays every part: the caller, who knows what goes wrong and writes it down for both
+//! ends, a hop in the middle, and the callee. So any language can call any other.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::catalogue::{HEALTHY, Scenario};
+use super::stage::{Process, Stage};
+use crate::repo;
+
+/// An implementation of gRPC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Language {
+    /// grpcio, the C-core.
+    Python,
+    /// @grpc/grpc-js.
+    Node,
+    /// grpc-go.
+    Go,
+}
+
+/// How the implementations are called in the result.
+const GRPCIO: &str = "grpcio";
+const GRPC_JS: &str = "grpc-js";
+const GRPC_GO: &str = "grpc-go";
+
+impl Language {
+    const fn name(self) -> &'static str {
+        match self {
+            Language::Python => GRPCIO,
+            Language::Node => GRPC_JS,
+            Language::Go => GRPC_GO,
+        }
+    }
+
+    /// The program in its part of a scenario.
+    fn command(self, scenario: &str, arguments: &[&str]) -> Command {
+        let (cache, apps) = (repo::cache(), repo::root().join("tests/apps"));
+        let mut command = match self {
+            Language::Python => {
+                let mut command = Command::new(cache.join("python/bin/python"));
+                command.arg(apps.join("python/scenario.py"));
+                command
+            }
+            Language::Node => {
+                let mut command = Command::new("node");
+                command.arg(apps.join("node/scenario.js")).env("NODE_PATH", cache.join("node/node_modules"));
+                command
+            }
+            Language::Go => {
+                let mut command = Command::new(cache.join("go/app"));
+                command.arg("scenario");
+                command
+            }
+        };
+        command.args(["--scenario", scenario]).args(arguments);
+        command
+    }
+}
+
+/// One row a scenario: its name, what goes wrong, the thresholds, how it is played, and by whom.
+macro_rules! scenarios {
+    ($($name:literal, $about:literal, $thresholds:literal, $in_tests:literal, $play:ident: $($language:ident)*;)*) => {
+        pub(super) const SCENARIOS: &[Scenario] = &[$($(
+            Scenario {
+                name: $name,
+                implementation: Language::$language.name(),
+                about: $about,
+                thresholds: $thresholds,
+                in_tests: $in_tests,
+                play: |stage| $play(stage, $name, Language::$language),
+            },
+        )*)*];
+    };
+}
+
+scenarios! {
+    "no_deadline", "calls without a deadline", "", true, pair: Python Node Go;
+    "deadline_exceeded", "a callee that does not answer before the deadline", "", false, pair: Python Node Go;
+    "max_connection_age", "a server that ends connections at an age", "", false, pair: Python Node Go;
+    // grpc-js as a server does not mind PINGs.
+    "too_many_pings", "keepalive PINGs more often than the server allows", "", false, pair: Python Go;
+    "stream_limit", "more calls at once than the server allows streams", "", false, pair: Python Node Go;
+    "slow_reader", "a client that stops reading a stream for two seconds", "", false, pair: Python Node Go;
+    "retry_not_retryable", "a retry policy with a status that trying again cannot change", "", false, pair: Python Node Go;
+    "leaked_stream", "a stream of which the client waits for a server that is silent",
+        "{lifecycle: {half_closed: 3s}}", false, pair: Python Node Go;
+    "server_dies", "a server that dies with open streams", "", false, dies: Python Node Go;
+    "healthy", "everything done right, under load, over a hop and two backends", "", false, healthy: Python Node Go;
+}
+
+/// A chain of all three, in two orders: whatever one of them does on the wire, the next one has to be understood beside it.
+pub(super) const MIXED: &[Scenario] = &[
+    mixed("grpcio > grpc-js > grpc-go", |stage| {
+        chain(stage, [Language::Python, Language::Node, Language::Go])
+    }),
+    mixed("grpc-go > grpcio > grpc-js", |stage| {
+        chain(stage, [Language::Go, Language::Python, Language::Node])
+    }),
+];
+
+const fn mixed(implementation: &'static str, play: fn(&Stage) -> Result<()>) -> Scenario {
+    Scenario {
+        name: HEALTHY,
+        implementation,
+        about: "everything done right, under load, over a hop of another implementation",
+        thresholds: "",
+        in_tests: false,
+        play,
+    }
+}
+
+/// A caller and a callee.
+fn pair(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
+    let callee = serve(stage, "callee", language, scenario, &[])?;
+    let caller = call(stage, language, scenario, &["--next", callee.address()?])?;
+    caller.ends()?;
+    callee.finish()
+}
+
+/// A caller with open streams, whose callee is killed.
+fn dies(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
+    let callee = serve(stage, "callee", language, scenario, &[])?;
+    let mut caller = call(stage, language, scenario, &["--next", callee.address()?])?;
+    caller.wait_for(|said| said["open"] == true)?;
+    callee.kill()?;
+    caller.ends()
+}
+
+/// Calls a second of a healthy caller, and how many at once at most; the hop makes as many again.
+const HEALTHY_RATE: &str = "500";
+const HEALTHY_AT_ONCE: &str = "16";
+
+/// A caller, a hop, and two callees that get their calls in turn.
+fn healthy(stage: &Stage, _: &str, language: Language) -> Result<()> {
+    chain(stage, [language; 3])
+}
+
+fn chain(stage: &Stage, [caller, middle, callee]: [Language; 3]) -> Result<()> {
+    let first = serve(stage, "callee-1", callee, HEALTHY, &[])?;
+    let second = serve(stage, "callee-2", callee, HEALTHY, &[])?;
+    let both = format!("{},{}", first.address()?, second.address()?);
+    let middle = serve(stage, "middle", middle, HEALTHY, &["--next", &both])?;
+    let seconds = stage.seconds();
+    let load = ["--seconds", &seconds.to_string(), "--rate", HEALTHY_RATE, "--concurrency", HEALTHY_AT_ONCE];
+    let mut caller = call(stage, caller, HEALTHY, &[&["--next", middle.address()?], &load[..]].concat())?;
+    caller.wait_within(Duration::from_secs_f64(seconds), |said| said["done"] == true)?;
+    caller.ends()?;
+    middle.finish()?;
+    first.finish()?;
+    second.finish()
+}
+
+fn serve(
+    stage: &Stage,
+    name: &str,
+    language: Language,
+    scenario: &str,
+    arguments: &[&str],
+) -> Result<Process> {
+    stage.serve_as(name, language.command(scenario, &[&["--serve"], arguments].concat()))
+}
+
+fn call(stage: &Stage, language: Language, scenario: &str, arguments: &[&str]) -> Result<Process> {
+    stage.start("caller", language.command(scenario, arguments))
+}
