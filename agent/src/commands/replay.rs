@@ -189,6 +189,8 @@ impl<W: Write> Replay<W> {
         file.observer.finish(latest);
         file.drain();
         file.pass_time(latest);
+        file.detectors.finish();
+        file.drain_findings();
         file.written?;
         self.statistics.add(tracker.statistics());
         Ok(result)

@@ -216,8 +216,10 @@ detectors! {
     flow_control: FlowControlConfig {
         /// A stall that is as long is said by itself.
         long: Age => long_ns,
-        /// A stall that has lasted for so long is said before it is over, and again every minute.
+        /// A stall that has lasted for so long is said before it is over.
         lasting: Age => lasting_ns,
+        /// What goes on is said again after so long, with new numbers.
+        again: Age => again_ns,
         /// Credit that takes more round trips than this was withheld by a slow receiver.
         withheld_round_trips: u64 => withheld_round_trips,
         /// Credit that takes at most so many round trips was not: the window is too small.

@@ -175,3 +175,24 @@ fn every_threshold_of_a_finding_says_what_it_is_and_can_be_set_to_its_default() 
         assert_eq!(config, Ok(Config::default()), "{documented:?}");
     }
 }
+
+#[test]
+fn every_threshold_of_the_core_is_a_setting() {
+    // A field a line, indented by its depth: eight spaces are a threshold of a detector.
+    let core = format!("{:#?}", agent_core::detectors::Thresholds::default());
+    let mut thresholds: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut detector = "";
+    for line in core.lines() {
+        let name = line.trim_start();
+        match (line.len() - name.len(), name.split_once(": ")) {
+            (4, Some((name, _))) => detector = name,
+            (8, Some(_)) => *thresholds.entry(detector).or_default() += 1,
+            _ => {}
+        }
+    }
+    let settings = serde_json::to_value(FindingsConfig::default()).expect("settings can be written");
+    for (detector, count) in thresholds {
+        let settings = settings[detector].as_object().map_or(0, serde_json::Map::len);
+        assert_eq!(settings, count, "settings of {detector}: see config/findings.rs");
+    }
+}
