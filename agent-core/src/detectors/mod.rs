@@ -443,6 +443,11 @@ impl Detectors {
             let visit = |judge: &mut dyn FnMut(&OpenCall)| observer.visit_open_calls(judge);
             self.lifecycle.handle_timeout(&thresholds.lifecycle, connections, visit, now, out);
             self.abrupt_ends.handle_timeout(&thresholds.abrupt_end, now, out);
+            observer.visit_stream_limits(|limit| {
+                if let Some(connection) = connections.get_mut(&limit.connection) {
+                    stream_limit::handle_at_limit(&thresholds.stream_limit, connection, &limit, now, out);
+                }
+            });
             observer.visit_open_stalls(|stall| {
                 if let Some(connection) = self.connections.get_mut(&stall.connection) {
                     let thresholds = &self.thresholds.flow_control;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::detectors::{Finding, Thresholds, flow_control};
-use agent_core::observation::Stall;
+use agent_core::observation::{OpenCall, Stall};
 use agent_core::{Observation, Timestamp};
 use anyhow::Context;
 
@@ -16,7 +16,7 @@ use crate::exit::Failure;
 use crate::findings::Findings;
 use crate::http::{self, Readiness};
 use crate::identity::Identities;
-use crate::metrics::{Backend, ConnectionSeries, KernelCounters, Metrics, SeriesLimits, Workload};
+use crate::metrics::{Backend, ConnectionSeries, KernelCounters, Metrics, OpenCalls, SeriesLimits, Workload};
 use crate::pipeline::{self, Listener, Pipeline, Stop, Subject, Watched};
 
 /// Arguments of `run`.
@@ -125,6 +125,7 @@ fn watch(
     let result = pipeline::watch(&mut capture, &mut pipeline, stop, |listener, watched| match watched {
         Watched::Counters(counters) => listener.metrics.set_kernel_counters(KernelCounters::from(counters)),
         Watched::StateBytes(bytes) => listener.metrics.set_state_bytes(bytes, state_limit),
+        Watched::Unjudged(count) => listener.metrics.set_unjudged(count),
         Watched::Lag(ns) => listener.metrics.set_reader_lag(0, Duration::from_nanos(ns)),
     });
     readiness.not_ready(CAPTURE, "has ended");
@@ -138,13 +139,20 @@ pub struct MetricsListener {
     findings: Arc<Findings>,
     /// What tells why a sender was stalled.
     stalls: flow_control::Thresholds,
+    /// Calls that are open, while they are looked at.
+    open_calls: OpenCalls,
 }
 
 impl MetricsListener {
     /// Counts in `metrics`, lists in `findings`.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, findings: Arc<Findings>) -> Self {
-        MetricsListener { metrics, findings, stalls: flow_control::Thresholds::default() }
+        MetricsListener {
+            metrics,
+            findings,
+            stalls: flow_control::Thresholds::default(),
+            open_calls: OpenCalls::default(),
+        }
     }
 
     /// The same, with other thresholds than the core's own.
@@ -187,6 +195,20 @@ impl Listener for MetricsListener {
         now: Timestamp,
     ) {
         connection.stall_lasts(stall, &self.stalls, now);
+    }
+
+    fn handle_open_call(
+        &mut self,
+        _subject: &Subject,
+        connection: &mut ConnectionSeries,
+        call: &OpenCall,
+        now: Timestamp,
+    ) {
+        self.open_calls.add(connection, call, now);
+    }
+
+    fn handle_open_calls_seen(&mut self) {
+        self.metrics.set_open_calls(std::mem::take(&mut self.open_calls));
     }
 
     fn handle_finding(&mut self, subject: Option<&Subject>, finding: Finding) {

@@ -85,7 +85,7 @@ pub struct LimitsConfig {
     /// Distinct method names; further ones are counted as `_OTHER`.
     pub methods: usize,
     /// Series of calls and connections that are kept at once, as Prometheus counts them: 30,000 make about 5 MB
-    /// of text for a scrape. At least 8,000.
+    /// of text for a scrape. At least 9,000.
     pub series: usize,
     /// A label set that saw nothing for so long is given up.
     pub series_ttl: Age,

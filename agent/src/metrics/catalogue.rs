@@ -150,6 +150,16 @@ families! {
         "The grpc-timeout that requests carried. Bounds lie between round numbers, since encoders round differently.";
     MESSAGES = Counter "grpcscope_call_messages_total", method_labels!("direction"),
         "Messages of calls that ended, as the workload sent and received them.";
+    RETRIES = Counter "grpcscope_call_retries_total", method_labels!("previous_attempts"),
+        "Calls that were seen to start and say that they are retries, by the attempts before them (grpc-previous-rpc-attempts), 5 for five and more.";
+    CALL_ERRORS = Counter "grpcscope_call_errors_total", method_labels!("rpc_response_status_code", "source"),
+        "Calls that ended with another status than OK, by where the status was read: trailer, trailers_only, rst and http (mapped), none, unresolved.";
+    OLDEST_AGE = Gauge "grpcscope_call_oldest_age_seconds" in "seconds", method_labels!(),
+        "Age of the oldest call in flight, of those that were seen to start; looked at every five seconds.";
+    LONGEST_SILENCE = Gauge "grpcscope_call_silence_seconds" in "seconds", method_labels!(),
+        "Longest time for which a call in flight has had no frame in either direction; looked at every five seconds.";
+    OPEN_MESSAGES = Gauge "grpcscope_call_open_messages", method_labels!("direction"),
+        "Complete messages so far of the calls that are in flight; looked at every five seconds.";
     UNMEASURED = Counter "grpcscope_calls_unmeasured_total", method_labels!("histogram"),
         "Ended calls that are left out of a histogram, since they were not seen whole: duration, sent or received message bytes.";
 
@@ -174,6 +184,18 @@ families! {
         "Times that a connection entered a state.";
     RST_STREAMS = Counter "grpcscope_rst_streams_total", workload_labels!("side", "sender", "code"),
         "Calls that an RST_STREAM ended, by its sender and error code (RFC 9113 section 7).";
+    CONNECTION_LIFETIME = Histogram "grpcscope_connection_lifetime_seconds" in "seconds", workload_labels!("side"),
+        "Lifetimes of HTTP/2 connections that ended and whose beginning was seen.";
+    GOAWAYS = Counter "grpcscope_goaways_total", workload_labels!("side", "sender", "reason"),
+        "GOAWAY frames, by their sender and reason; an end that leaves in good order sends two.";
+    PINGS = Counter "grpcscope_pings_total", workload_labels!("side", "sender", "kind", "answer"),
+        "PINGs by sender, purpose (bandwidth: probes; drain: before a graceful end; other: keepalive, or not known) and whether they were answered: yes, no.";
+    PING_ROUND_TRIP = Histogram "grpcscope_ping_round_trip_seconds" in "seconds", workload_labels!("side"),
+        "Time from a PING of the workload to its acknowledgement. Those of its peers are not measured: what is seen of them here is how fast the workload answers.";
+    AT_STREAM_LIMIT = Counter "grpcscope_stream_limit_reached_total", workload_labels!("side"),
+        "Times that all streams were open that the server allows; counted when one was free again.";
+    STREAM_LIMIT_SECONDS = Counter "grpcscope_stream_limit_seconds_total" in "seconds", workload_labels!("side"),
+        "Time for which all streams were open that the server allows, so that further calls had to wait; refused ones are in grpcscope_calls_ended_total.";
     EXCHANGES = Counter "grpcscope_http_exchanges_total", workload_labels!("side", "protocol"),
         "HTTP/2 exchanges that were not gRPC, by protocol: grpc_web, http, unresolved.";
     CALLS_WITHOUT_SIDE = Counter "grpcscope_calls_without_side_total", workload_labels!(),
@@ -185,6 +207,8 @@ families! {
         "Findings that last and hold now.";
     FINDINGS_FORGOTTEN = Counter "grpcscope_findings_forgotten_total", &[],
         "Entries that left the list of findings for newer ones before their time.";
+    UNJUDGED = Counter "grpcscope_findings_unjudged_total", &[],
+        "Calls, attempts and methods of which detectors said nothing, since a table of theirs was full.";
 
     BUILD_INFO = Gauge "grpcscope_build_info", &["version", "revision"],
         "Always 1; the labels say what runs.";
@@ -278,6 +302,8 @@ Histograms have classic buckets in every format, and native buckets too where th
 | `cause` of stalls | `slow_receiver`, `small_window`, `undecided` (no round trip was seen, or the delay is between the two) |
 | `withheld_by` | `client`, `server`: the receiver of the data, which has the credit to give |
 | `ended_by`, `sender` | `client`, `server`, `connection`, `unresolved` |
+| `source` | where the status of a call was read: `trailer`, `trailers_only`, `rst`, `http`, `none`, `unresolved` |
+| `reason` | of a GOAWAY: `notice` (a second one follows), `graceful`, `max_age`, `max_idle`, `too_many_pings`, `too_many_resets`, `error` |
 | `code` | RFC 9113 names (`CANCEL`, `REFUSED_STREAM`, …), `_OTHER` |
 | `service_name` | `OTEL_SERVICE_NAME` of the process, else its script, else its executable; `unresolved`; `_OTHER` beyond a limit |
 | `container_id`, `server_address`, `server_port` | off by default, since they grow with every restart and every peer |

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use agent_core::Observation;
 use agent_core::observation::{
-    Call, CallStarted, ConnectionStatus, EndedBy, Exchange, Messages, Outcome, Timeout,
+    Call, CallStarted, ConnectionStatus, EndedBy, Exchange, Messages, Outcome, Sync, Timeout,
 };
 
 use agent_core::observation::Side;
@@ -33,6 +33,8 @@ pub struct ConnectionSeries {
     pub(super) lasting: Lasting,
     /// Where the connection is counted as open, and as what.
     open: Option<(Place, Cell)>,
+    /// Its first byte was seen.
+    pub(super) is_whole: bool,
     calls: HashMap<u32, Place, foldhash::fast::RandomState>,
     recent: [Option<Recent>; RECENT],
     next_recent: usize,
@@ -55,6 +57,7 @@ impl ConnectionSeries {
             side: None,
             lasting: Lasting::default(),
             open: None,
+            is_whole: false,
             calls: HashMap::default(),
             recent: [const { None }; RECENT],
             next_recent: 0,
@@ -62,7 +65,7 @@ impl ConnectionSeries {
     }
 
     /// Takes any observation of this connection; those that have no series of a connection are ignored
-    /// (frames, GOAWAY, PING, and anomalies, which are counted by [`Metrics::anomaly`](super::Metrics::anomaly)).
+    /// (frames, and anomalies, which are counted by [`Metrics::anomaly`](super::Metrics::anomaly)).
     pub fn observe(&mut self, observation: &Observation) {
         self.observe_end_of_stalls(observation);
         match observation {
@@ -70,18 +73,21 @@ impl ConnectionSeries {
             Observation::CallStarted(started) => self.call_started(started),
             Observation::CallEnded(call) => self.call_ended(call),
             Observation::ExchangeEnded(exchange) => self.exchange(exchange),
-            Observation::ConnectionEnded(_) => self.close(),
+            Observation::Goaway(goaway) => self.goaway(goaway),
+            Observation::PingAnswered(ping) => self.ping_answered(ping),
+            Observation::PingUnanswered(ping) => self.ping_unanswered(ping),
+            Observation::AtStreamLimit(limit) => self.at_stream_limit(limit),
+            Observation::ConnectionEnded(summary) => {
+                self.lived(summary);
+                self.close();
+            }
             Observation::Frame(_)
             | Observation::Anomaly(_)
-            | Observation::Goaway(_)
-            | Observation::PingAnswered(_)
-            | Observation::PingUnanswered(_)
             | Observation::RequestEnded(_)
             | Observation::LateWork(_)
             | Observation::Authority(_)
             | Observation::Intermediary(_)
-            | Observation::Stalled(_)
-            | Observation::AtStreamLimit(_) => {}
+            | Observation::Stalled(_) => {}
         }
     }
 
@@ -104,6 +110,7 @@ impl ConnectionSeries {
                 }
             }
             None => {
+                self.is_whole = status.sync == Sync::Synced;
                 update.add(Cell::Opened, 1);
                 update.add(Cell::Entered(status.sync), 1);
             }
@@ -119,6 +126,9 @@ impl ConnectionSeries {
         update.add(Cell::Started, 1);
         update.add(Cell::InFlight, 1);
         update.add(Cell::Deadline(Deadline::of(started)), 1);
+        if let Some(attempts @ 1..) = started.previous_attempts {
+            update.add(Cell::Retry(attempts.min(5) as u8), 1);
+        }
         if let Timeout::Ns(timeout_ns) = started.timeout {
             update.observe(Distribution::Timeout, timeout_ns);
         }
@@ -187,7 +197,11 @@ impl ConnectionSeries {
         }
     }
 
-    fn connections(&self) -> Key {
+    pub(super) fn workload(&self) -> &Arc<Workload> {
+        &self.workload
+    }
+
+    pub(super) fn connections(&self) -> Key {
         Key { workload: Arc::clone(&self.workload), scope: Scope::Connections }
     }
 
@@ -256,6 +270,9 @@ fn ending(side: Side, call: &Call, start_seen: bool) -> Update {
         update.add(Cell::DeadlineExceeded(call.ended_by), 1);
     }
     let status = Status::of(call);
+    if status != Status::Code(0) {
+        update.add(Cell::Error(status, call.status_source), 1);
+    }
     match (call.started, call.ended) {
         (Some(started), Some(ended)) => {
             let error = ErrorType::of(side, status, call.outcome);

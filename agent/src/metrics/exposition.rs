@@ -48,7 +48,7 @@ pub(super) fn write(series: &Snapshot, health: &HealthSnapshot, to: &mut dyn Fam
         for (cell, value) in &state.cells {
             let (family, labels) = cell_row(key, *cell);
             let value = match cell {
-                Cell::StallNs(_) => Value::Real(*value as f64 / 1e9),
+                Cell::StallNs(_) | Cell::AtStreamLimitNs(_) => Value::Real(*value as f64 / 1e9),
                 _ => Value::Whole(*value),
             };
             families.add(family, labels, value);
@@ -59,6 +59,7 @@ pub(super) fn write(series: &Snapshot, health: &HealthSnapshot, to: &mut dyn Fam
         }
     }
     health_rows(&mut families, series, health);
+    open_call_rows(&mut families, health);
     for family in CATALOGUE {
         if let Some(rows) = families.rows.get_mut(family.name) {
             rows.sort_by(|left, right| left.0.cmp(&right.0));
@@ -159,6 +160,32 @@ fn cell_row(key: &Key, cell: Cell) -> (&'static Family, Labels) {
             &[("side", labels::side_label(side)), ("protocol", labels::protocol_label(protocol))],
         ),
         Cell::WithoutSide => with(&names::CALLS_WITHOUT_SIDE, &[]),
+        Cell::Retry(attempts) => with(&names::RETRIES, &[("previous_attempts", &attempts.to_string())]),
+        Cell::Error(status, source) => with(
+            &names::CALL_ERRORS,
+            &[("rpc_response_status_code", status.as_str()), ("source", labels::source_label(source))],
+        ),
+        Cell::Goaway(side, sender, reason) => with(
+            &names::GOAWAYS,
+            &[
+                ("side", labels::side_label(side)),
+                ("sender", labels::side_label(sender)),
+                ("reason", labels::goaway_label(reason)),
+            ],
+        ),
+        Cell::Ping(side, sender, kind, answered) => with(
+            &names::PINGS,
+            &[
+                ("side", labels::side_label(side)),
+                ("sender", labels::side_label(sender)),
+                ("kind", kind.as_str()),
+                ("answer", if answered { "yes" } else { "no" }),
+            ],
+        ),
+        Cell::AtStreamLimit(side) => with(&names::AT_STREAM_LIMIT, &[("side", labels::side_label(side))]),
+        Cell::AtStreamLimitNs(side) => {
+            with(&names::STREAM_LIMIT_SECONDS, &[("side", labels::side_label(side))])
+        }
         Cell::Stalls(stalled) => with(&names::STALLS, &stalled_labels(stalled)),
         Cell::StallNs(stalled) => with(&names::STALL_SECONDS, &stalled_labels(stalled)),
         Cell::StalledNow(stalled) => with(&names::STALLED, &stalled_labels(stalled)),
@@ -240,6 +267,39 @@ fn histogram_row(key: &Key, distribution: Distribution) -> (&'static Family, Lab
             labels.push(("window", window.as_str().to_owned()));
             (&names::STALL_DURATION, labels)
         }
+        Distribution::PingRoundTrip(side) => {
+            let mut labels = own_labels(key);
+            labels.push(("side", side.as_str().to_owned()));
+            (&names::PING_ROUND_TRIP, labels)
+        }
+        Distribution::Lifetime(side) => {
+            let mut labels = own_labels(key);
+            labels.push(("side", labels::side_label(side).to_owned()));
+            (&names::CONNECTION_LIFETIME, labels)
+        }
+    }
+}
+
+fn open_call_rows(families: &mut Collected<'_>, health: &HealthSnapshot) {
+    for ((workload, side, method), standing) in &health.open_calls {
+        let labels = || {
+            let mut labels = vec![("side", side.as_str().to_owned()), ("rpc_method", method.to_string())];
+            workload.append(&mut labels);
+            labels
+        };
+        for (family, ns) in
+            [(&names::OLDEST_AGE, standing.oldest_ns), (&names::LONGEST_SILENCE, standing.silent_ns)]
+        {
+            if let Some(ns) = ns {
+                families.add(family, labels(), Value::Real(ns as f64 / 1e9));
+            }
+        }
+        for (direction, count) in [(Direction::Sent, standing.sent), (Direction::Received, standing.received)]
+        {
+            let mut labels = labels();
+            labels.push(("direction", direction_label(direction).to_owned()));
+            families.add(&names::OPEN_MESSAGES, labels, Value::Whole(count));
+        }
     }
 }
 
@@ -272,6 +332,7 @@ fn health_rows<'a>(families: &mut Collected<'a>, series: &Snapshot, health: &Hea
     for (reader, lag) in &health.reader_lag {
         add(&names::READER_LAG, &[("reader", &reader.to_string())], Value::Real(lag.as_secs_f64()));
     }
+    add(&names::UNJUDGED, &[], whole(health.unjudged));
     add(&names::FINDINGS_FORGOTTEN, &[], whole(health.findings_forgotten));
     add(&names::STATE, &[], whole(health.state_bytes));
     add(&names::STATE_LIMIT, &[], whole(health.state_limit_bytes));

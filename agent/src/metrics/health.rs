@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::open_calls::{Group, Standing};
 use super::own_process;
 
 /// Most kinds of anomalies; they are constants of the code, so this only guards against a mistake.
@@ -44,6 +45,8 @@ pub(super) struct Health {
     state_bytes: AtomicU64,
     state_limit_bytes: AtomicU64,
     findings_forgotten: AtomicU64,
+    unjudged: AtomicU64,
+    open_calls: Mutex<BTreeMap<Group, Standing>>,
     scrape_ns: AtomicU64,
     scrapes: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -58,6 +61,8 @@ pub(super) struct HealthSnapshot {
     pub(super) state_bytes: u64,
     pub(super) state_limit_bytes: u64,
     pub(super) findings_forgotten: u64,
+    pub(super) unjudged: u64,
+    pub(super) open_calls: BTreeMap<Group, Standing>,
     pub(super) scrape_duration: Duration,
     pub(super) scrapes: BTreeMap<&'static str, u64>,
     pub(super) process: own_process::Usage,
@@ -91,6 +96,14 @@ impl Health {
         self.state_limit_bytes.store(limit as u64, Ordering::Relaxed);
     }
 
+    pub(super) fn set_open_calls(&self, open_calls: BTreeMap<Group, Standing>) {
+        *lock(&self.open_calls) = open_calls;
+    }
+
+    pub(super) fn set_unjudged(&self, count: u64) {
+        self.unjudged.store(count, Ordering::Relaxed);
+    }
+
     pub(super) fn forget_findings(&self, count: u64) {
         self.findings_forgotten.fetch_add(count, Ordering::Relaxed);
     }
@@ -108,6 +121,8 @@ impl Health {
             reader_lag: lock(&self.reader_lag).clone(),
             state_bytes: self.state_bytes.load(Ordering::Relaxed),
             state_limit_bytes: self.state_limit_bytes.load(Ordering::Relaxed),
+            open_calls: lock(&self.open_calls).clone(),
+            unjudged: self.unjudged.load(Ordering::Relaxed),
             findings_forgotten: self.findings_forgotten.load(Ordering::Relaxed),
             scrape_duration: Duration::from_nanos(self.scrape_ns.load(Ordering::Relaxed)),
             scrapes: lock(&self.scrapes).clone(),

@@ -73,6 +73,45 @@ pub(super) static TIMEOUT: Layout = Layout {
     units_per_base: 1e9,
 };
 
+/// Round trips, in nanoseconds: from inside a machine to across the world.
+pub(super) static ROUND_TRIP: Layout = Layout {
+    bounds: &[
+        100_000,
+        250_000,
+        500_000,
+        1_000_000,
+        2_500_000,
+        5_000_000,
+        10_000_000,
+        25_000_000,
+        50_000_000,
+        100_000_000,
+        250_000_000,
+        500_000_000,
+        1_000_000_000,
+    ],
+    exported_bounds: &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0],
+    units_per_base: 1e9,
+};
+
+/// Lifetimes of connections, in nanoseconds: from those that are made for one call to those that outlive a release.
+pub(super) static LIFETIME: Layout = Layout {
+    bounds: &[
+        1_000_000_000,
+        10_000_000_000,
+        60_000_000_000,
+        300_000_000_000,
+        600_000_000_000,
+        1_800_000_000_000,
+        3_600_000_000_000,
+        21_600_000_000_000,
+        86_400_000_000_000,
+        604_800_000_000_000,
+    ],
+    exported_bounds: &[1.0, 10.0, 60.0, 300.0, 600.0, 1800.0, 3600.0, 21_600.0, 86_400.0, 604_800.0],
+    units_per_base: 1e9,
+};
+
 /// Message bytes of a call, by gRFC A66.
 pub(super) static SIZE: Layout = Layout {
     bounds: &[

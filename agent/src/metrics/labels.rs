@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use agent_core::WellKnown;
 use agent_core::observation::{
-    Call, CallStarted, EndedBy, Outcome, Protocol, STATUS_NAMES, Side, StatusSource, Sync, Timeout,
+    Call, CallStarted, EndedBy, GoawayReason, Outcome, Protocol, STATUS_NAMES, Side, StatusSource, Sync,
+    Timeout,
 };
 
 /// Beyond a limit (OpenTelemetry's word for it).
@@ -239,6 +240,31 @@ pub(super) fn outcome_label(outcome: Outcome) -> &'static str {
         Outcome::Refused => "refused",
         Outcome::Open => "evicted",
         Outcome::Unknown => UNRESOLVED,
+    }
+}
+
+/// Label value of where a status was read.
+pub(super) fn source_label(source: StatusSource) -> &'static str {
+    match source {
+        StatusSource::Trailer => "trailer",
+        StatusSource::TrailersOnly => "trailers_only",
+        StatusSource::Rst => "rst",
+        StatusSource::Http => "http",
+        StatusSource::None => "none",
+        StatusSource::Unknown => UNRESOLVED,
+    }
+}
+
+/// Label value of why a connection is to end.
+pub(super) fn goaway_label(reason: GoawayReason) -> &'static str {
+    match reason {
+        GoawayReason::GracefulNotice => "notice",
+        GoawayReason::Graceful => "graceful",
+        GoawayReason::MaxAge => "max_age",
+        GoawayReason::MaxIdle => "max_idle",
+        GoawayReason::TooManyPings => "too_many_pings",
+        GoawayReason::TooManyResets => "too_many_resets",
+        GoawayReason::Error => "error",
     }
 }
 

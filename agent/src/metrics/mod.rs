@@ -5,11 +5,13 @@
 
 pub mod catalogue;
 mod connection;
+mod connection_events;
 mod exposition;
 mod findings;
 mod health;
 mod histogram;
 mod labels;
+mod open_calls;
 mod own_process;
 mod series;
 mod stalls;
@@ -29,6 +31,7 @@ pub use findings::{FindingSeries, Firing};
 pub use health::{Backend, KernelCounters};
 pub(crate) use labels::Method;
 pub use labels::Workload;
+pub use open_calls::OpenCalls;
 pub use store::{Clock, SeriesLimits};
 
 use exposition::Client;
@@ -107,6 +110,11 @@ impl Metrics {
     /// Entries left the list of findings before their time.
     pub fn forget_findings(&self, count: u64) {
         self.sources.health.forget_findings(count);
+    }
+
+    /// What detectors have not judged by now, since a table of theirs was full.
+    pub fn set_unjudged(&self, count: u64) {
+        self.sources.health.set_unjudged(count);
     }
 
     /// Something that should not be, by kind.

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use agent_core::detectors::{Name, Verdict, correlation};
-use agent_core::observation::{EndedBy, Outcome, Protocol, Sync, Window};
+use agent_core::observation::{
+    EndedBy, GoawayReason, Outcome, PingKind, Protocol, StatusSource, Sync, Window,
+};
 use smallvec::SmallVec;
 
 use super::histogram::{self, Histogram, Layout};
@@ -98,6 +100,15 @@ pub(super) enum Cell {
     Rst(Side, Option<EndedBy>, RstCode),
     Exchange(Option<Side>, Protocol),
     WithoutSide,
+    /// Attempts before it, five for all above.
+    Retry(u8),
+    Error(Status, StatusSource),
+    Goaway(Option<Side>, Option<Side>, GoawayReason),
+    /// The side, the sender, the purpose, and whether it was answered.
+    Ping(Option<Side>, Option<Side>, PingKind, bool),
+    AtStreamLimit(Option<Side>),
+    /// In nanoseconds.
+    AtStreamLimitNs(Option<Side>),
     Finding(Verdict, Found),
     Firing(Found),
     Stalls(Stalled),
@@ -140,6 +151,12 @@ impl Cell {
             | Cell::Rst(..)
             | Cell::Exchange(..)
             | Cell::WithoutSide
+            | Cell::Retry(_)
+            | Cell::Error(..)
+            | Cell::Goaway(..)
+            | Cell::Ping(..)
+            | Cell::AtStreamLimit(_)
+            | Cell::AtStreamLimitNs(_)
             | Cell::Stalls(_)
             | Cell::StallNs(_)
             | Cell::StalledNow(_)
@@ -170,6 +187,8 @@ pub(super) enum Distribution {
     Size(Direction, Status),
     Timeout,
     Stall(Window),
+    PingRoundTrip(Side),
+    Lifetime(Option<Side>),
 }
 
 impl Distribution {
@@ -179,6 +198,8 @@ impl Distribution {
             Distribution::Size(..) => &histogram::SIZE,
             Distribution::Timeout => &histogram::TIMEOUT,
             Distribution::Stall(_) => &histogram::DURATION,
+            Distribution::PingRoundTrip(_) => &histogram::ROUND_TRIP,
+            Distribution::Lifetime(_) => &histogram::LIFETIME,
         }
     }
 

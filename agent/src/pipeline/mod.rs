@@ -9,7 +9,7 @@ mod watch;
 use foldhash::HashMap;
 
 use agent_core::detectors::{Detectors, Finding, Thresholds};
-use agent_core::observation::Stall;
+use agent_core::observation::{OpenCall, Stall};
 use agent_core::{ConnectionId, Limits, Observation, Observer, Timestamp};
 
 use crate::capture::kernel::Captured;
@@ -44,10 +44,26 @@ pub trait Listener {
     ) {
     }
 
+    /// A call that is open, as it stands; after all of them [`Listener::handle_open_calls_seen`].
+    fn handle_open_call(
+        &mut self,
+        _subject: &Subject,
+        _connection: &mut Self::Connection,
+        _call: &OpenCall,
+        _now: Timestamp,
+    ) {
+    }
+
+    /// All open calls were shown.
+    fn handle_open_calls_seen(&mut self) {}
+
     /// A detector has spoken, about this connection or about nothing that is open. Nothing does in a pipeline without
     /// detectors.
     fn handle_finding(&mut self, _subject: Option<&Subject>, _finding: Finding) {}
 }
+
+/// How often all open calls are looked at: each of them is visited.
+const OPEN_CALLS_EVERY_NS: u64 = 5_000_000_000;
 
 /// The core with the connections that it follows.
 #[derive(Debug)]
@@ -58,6 +74,7 @@ pub struct Pipeline<L: Listener> {
     identities: Identities,
     subjects: HashMap<ConnectionId, (Subject, L::Connection)>,
     listener: L,
+    open_calls_due: Timestamp,
 }
 
 impl<L: Listener> Pipeline<L> {
@@ -70,6 +87,7 @@ impl<L: Listener> Pipeline<L> {
             identities,
             subjects: HashMap::default(),
             listener,
+            open_calls_due: Timestamp(0),
         }
     }
 
@@ -126,6 +144,15 @@ impl<L: Listener> Pipeline<L> {
                     listener.handle_open_stall(subject, connection, &stall, now);
                 }
             });
+            if self.open_calls_due <= now {
+                self.open_calls_due = now.plus(OPEN_CALLS_EVERY_NS);
+                self.observer.visit_open_calls(|call| {
+                    if let Some((subject, connection)) = subjects.get_mut(&call.connection) {
+                        listener.handle_open_call(subject, connection, call, now);
+                    }
+                });
+                listener.handle_open_calls_seen();
+            }
             self.drain_findings();
         }
     }
@@ -143,6 +170,12 @@ impl<L: Listener> Pipeline<L> {
     /// Whom the observations go to.
     pub fn listener(&mut self) -> &mut L {
         &mut self.listener
+    }
+
+    /// What detectors did not judge, since a table of theirs was full.
+    #[must_use]
+    pub fn unjudged(&self) -> u64 {
+        self.detectors.as_ref().map_or(0, Detectors::forgotten)
     }
 
     /// Heap bytes that the core holds for connections.

@@ -39,6 +39,8 @@ pub enum Watched<'a> {
     Counters(&'a Counters),
     /// Heap bytes that the core holds for connections.
     StateBytes(usize),
+    /// Calls, attempts and methods that detectors did not judge.
+    Unjudged(u64),
     /// How old the newest record was when it was handled, in nanoseconds.
     Lag(u64),
 }
@@ -122,6 +124,8 @@ pub fn watch<L: Listener>(
             counters_due = now.plus(COUNTERS_EVERY_NS);
             let state_bytes = pipeline.state_bytes();
             tell(pipeline.listener(), Watched::StateBytes(state_bytes));
+            let unjudged = pipeline.unjudged();
+            tell(pipeline.listener(), Watched::Unjudged(unjudged));
             tell(pipeline.listener(), Watched::Counters(&capture.counters()?));
         }
         if stopping {

@@ -1,0 +1,70 @@
+//! The series of what happens to a connection as a whole: GOAWAY, PING, the stream limit, and its lifetime.
+
+use std::sync::Arc;
+
+use agent_core::Flow;
+use agent_core::observation::{AtStreamLimit, ConnectionSummary, Goaway, PingAnswered, PingUnanswered, Side};
+
+use super::connection::ConnectionSeries;
+use super::series::{Cell, Distribution, Update};
+
+impl ConnectionSeries {
+    pub(super) fn goaway(&mut self, goaway: &Goaway) {
+        self.count(Cell::Goaway(self.side, self.sender(goaway.flow), goaway.reason), 1);
+    }
+
+    /// Only a PING that the observed socket sent measures a round trip: the answer to its peer's is on its way only once it
+    /// is seen here.
+    pub(super) fn ping_answered(&mut self, ping: &PingAnswered) {
+        let mut update = Update::default();
+        update.add(Cell::Ping(self.side, self.sender(ping.flow), ping.kind, true), 1);
+        if let (Flow::Sent, Some(side)) = (ping.flow, self.side) {
+            update.observe(Distribution::PingRoundTrip(side), ping.round_trip_ns);
+        }
+        self.apply(&update);
+    }
+
+    pub(super) fn ping_unanswered(&mut self, ping: &PingUnanswered) {
+        self.count(Cell::Ping(self.side, self.sender(ping.flow), ping.kind, false), 1);
+    }
+
+    pub(super) fn at_stream_limit(&mut self, limit: &AtStreamLimit) {
+        let Some(until) = limit.until else { return };
+        let mut update = Update::default();
+        update.add(Cell::AtStreamLimit(self.side), 1);
+        update.add(Cell::AtStreamLimitNs(self.side), until.since(limit.from));
+        self.apply(&update);
+    }
+
+    /// Of a connection that was joined late nobody knows for how long it had been there.
+    pub(super) fn lived(&mut self, summary: &ConnectionSummary) {
+        if self.is_whole && summary.has_ended {
+            let mut update = Update::default();
+            update.observe(Distribution::Lifetime(self.side), summary.closed.since(summary.opened));
+            self.apply(&update);
+        }
+    }
+
+    /// Which end a flow comes from.
+    fn sender(&self, flow: Flow) -> Option<Side> {
+        let (own, peer) = match self.side? {
+            Side::Client => (Side::Client, Side::Server),
+            Side::Server => (Side::Server, Side::Client),
+        };
+        Some(match flow {
+            Flow::Sent => own,
+            Flow::Received => peer,
+        })
+    }
+
+    fn count(&mut self, cell: Cell, amount: u64) {
+        let mut update = Update::default();
+        update.add(cell, amount);
+        self.apply(&update);
+    }
+
+    fn apply(&mut self, update: &Update) {
+        let store = Arc::clone(&self.store);
+        store.shard(self.shard).place(self.connections(), update);
+    }
+}

@@ -1,0 +1,73 @@
+//! How the calls in flight stand: the oldest, the most silent, and their messages so far, by method.
+//!
+//! Unlike counters these are looked up every so often, from all open calls, and replaced as a whole.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use agent_core::Timestamp;
+use agent_core::observation::{OpenCall, Side};
+
+use super::Metrics;
+use super::connection::ConnectionSeries;
+use super::labels::{Method, Workload};
+
+/// Methods that are told apart in one look; calls of further ones are under `_OTHER` of their workload.
+const METHODS: usize = 1_000;
+/// With the `_OTHER` of workloads there are at most so many; calls of further workloads are left out.
+const GROUPS: usize = 2 * METHODS;
+
+/// Whose calls.
+pub(super) type Group = (Arc<Workload>, Side, Method);
+
+/// How the calls of a group stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Age of the oldest call that was seen to start.
+    pub(super) oldest_ns: Option<u64>,
+    /// Longest time since a frame of a call.
+    pub(super) silent_ns: Option<u64>,
+    /// Messages from the workload, and to it.
+    pub(super) sent: u64,
+    pub(super) received: u64,
+}
+
+/// One look at all calls that are open.
+#[derive(Debug, Default)]
+pub struct OpenCalls {
+    groups: BTreeMap<Group, Standing>,
+}
+
+impl OpenCalls {
+    /// Takes a call of a connection as it stands at `now`.
+    pub fn add(&mut self, connection: &ConnectionSeries, call: &OpenCall, now: Timestamp) {
+        // A call that its server has ended is over, whatever its stream does.
+        let (Some(side), None) = (connection.side, call.server_ended) else { return };
+        let workload = connection.workload();
+        let mut group = (Arc::clone(workload), side, Method::of(call.method.as_ref()));
+        if self.groups.len() >= METHODS && !self.groups.contains_key(&group) {
+            group.2 = Method::Other;
+            if self.groups.len() >= GROUPS && !self.groups.contains_key(&group) {
+                return;
+            }
+        }
+        let standing = self.groups.entry(group).or_default();
+        let age = |since: Timestamp| now.since(since);
+        standing.oldest_ns = standing.oldest_ns.max(call.started.map(age));
+        let last = call.last_from_client.max(call.last_from_server).max(call.started);
+        standing.silent_ns = standing.silent_ns.max(last.map(age));
+        let (sent, received) = match side {
+            Side::Client => (call.request.count, call.response.count),
+            Side::Server => (call.response.count, call.request.count),
+        };
+        standing.sent = standing.sent.saturating_add(sent);
+        standing.received = standing.received.saturating_add(received);
+    }
+}
+
+impl Metrics {
+    /// Replaces what was said of the calls in flight.
+    pub fn set_open_calls(&self, calls: OpenCalls) {
+        self.sources.health.set_open_calls(calls.groups);
+    }
+}
