@@ -108,6 +108,22 @@ const SCENARIOS: &[Scenario] = &[
         play: |stage| deadlines::play(stage, "retry_amplification"),
     },
     Scenario {
+        name: "retry_not_retryable",
+        implementation: TONIC,
+        about: "retries of what was not found",
+        thresholds: "",
+        in_tests: true,
+        play: |stage| deadlines::play(stage, "retry_not_retryable"),
+    },
+    Scenario {
+        name: "server_dies",
+        implementation: TONIC,
+        about: "a server that dies with open streams",
+        thresholds: "{abrupt_end: {resume: 1s}}",
+        in_tests: true,
+        play: deadlines::server_dies,
+    },
+    Scenario {
         name: "slow_reader",
         implementation: TONIC,
         about: "a reader that stops reading a stream now and then",

@@ -23,13 +23,22 @@ pub(crate) struct Provoked {
     side: Option<Side>,
     method: Option<&'static str>,
     from_ns: u64,
+    is_open_ended: bool,
     stalled: Option<Duration>,
 }
 
 impl Provoked {
     /// A finding whose time is not before `from_ns` and not after it is written down.
     pub(crate) fn since(finding: &'static str, from_ns: u64) -> Self {
-        Provoked { finding, cause: None, side: None, method: None, from_ns, stalled: None }
+        Provoked {
+            finding,
+            cause: None,
+            side: None,
+            method: None,
+            from_ns,
+            is_open_ended: false,
+            stalled: None,
+        }
     }
 
     pub(crate) fn because(mut self, cause: &'static str) -> Self {
@@ -48,13 +57,19 @@ impl Provoked {
         self
     }
 
+    /// Found at any later time: for a process that cannot say when, since it will be dead.
+    pub(crate) fn at_any_time_after(mut self) -> Self {
+        self.is_open_ended = true;
+        self
+    }
+
     /// The line, as of now.
     pub(crate) fn line(&self, service: &str) -> Value {
         let mut line = json!({
             "finding": self.finding,
             "service": service,
             "from_ns": self.from_ns,
-            "until_ns": now_ns(),
+            "until_ns": (!self.is_open_ended).then(now_ns),
         });
         if let Some(cause) = self.cause {
             line["cause"] = json!(cause);

@@ -20,6 +20,8 @@ pub(crate) const SPENT: &str = "tea-spent";
 pub(crate) const SLOW: &str = "tea-slow";
 /// What [`SLOW`] takes.
 pub(crate) const SLOW_WORK: Duration = Duration::from_millis(600);
+/// One that inventory does not have.
+pub(crate) const UNKNOWN: &str = "coffee";
 /// The beginning of article numbers of which it never finishes the list.
 pub(crate) const ENDLESS: &str = "endless";
 
@@ -46,6 +48,7 @@ impl Inventory for Shelves {
                 let sku = request.into_inner().sku;
                 match sku.as_str() {
                     SPENT => return Err(Status::deadline_exceeded("the warehouse did not answer in time")),
+                    UNKNOWN => return Err(Status::not_found("no such article")),
                     SLOW => tokio::time::sleep(SLOW_WORK).await,
                     _ => {}
                 }

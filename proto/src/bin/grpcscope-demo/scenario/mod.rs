@@ -38,6 +38,10 @@ pub(crate) enum Scenario {
     RetryAmplification,
     /// Long streams of inventory, which `reader` reads well or badly.
     LongStreams,
+    /// The shopper tries again what cannot succeed.
+    RetryNotRetryable,
+    /// The storefront dies with open streams.
+    ServerDies,
     /// Nothing: everything is done right.
     Healthy,
 }

@@ -13,7 +13,7 @@ use tokio_stream::StreamExt;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 
-use super::inventory::{ENDLESS, SLOW, SPENT, TEA};
+use super::inventory::{ENDLESS, SLOW, SPENT, TEA, UNKNOWN};
 use super::storefront::{A_LITTLE_LATE, ENDLESS_HERE};
 use super::{Scenario, trace};
 use crate::dice::Dice;
@@ -108,6 +108,16 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
             }
         }
         Scenario::LongStreams => anyhow::bail!("a `reader` reads these, no shopper"),
+        Scenario::RetryNotRetryable => {
+            for _ in 0..ROUNDS {
+                // Most calls are no retries.
+                for _ in 0..ROUNDS {
+                    shopper.look(TEA, Some(GENEROUS)).await;
+                }
+                shopper.insist().await;
+            }
+        }
+        Scenario::ServerDies => shopper.watches_it_die().await?,
         Scenario::Healthy => shopper.is_healthy(&options).await?,
     }
     Ok(())
@@ -160,6 +170,49 @@ impl Shopper {
             second_entry.answered(self.storefront.clone().get_product(second)).await
         };
         let _ = tokio::join!(first, second);
+    }
+
+    /// Tries again what was not found, as if that could help.
+    async fn insist(&self) {
+        let attempt = || {
+            let message = GetProductRequest { sku: UNKNOWN.to_owned() };
+            self.ledger.calls("/shop.v1.Storefront/GetProduct", CallType::Unary, Some(GENEROUS), message)
+        };
+        let (mut first, first_entry) = attempt();
+        trace::begin(&mut first, &self.dice);
+        let metadata = first.metadata().clone();
+        let _ = first_entry.answered(self.storefront.clone().get_product(first)).await;
+        let (mut second, second_entry) = attempt();
+        trace::hand_on(&metadata, &mut second);
+        second.metadata_mut().insert("grpc-previous-rpc-attempts", MetadataValue::from_static("1"));
+        let provoked = second_entry.provokes("retry_not_retryable");
+        let _ = second_entry.answered(self.storefront.clone().get_product(second)).await;
+        self.ledger.provokes(&provoked);
+    }
+
+    /// Opens streams, says so, and waits for what becomes of them.
+    async fn watches_it_die(&self) -> anyhow::Result<()> {
+        let mut streams = Vec::new();
+        for _ in 0..ROUNDS {
+            let message = BrowseRequest { query: ENDLESS_HERE.to_owned(), page_size: 8 };
+            let (mut request, entry) = self.ledger.calls(
+                "/shop.v1.Storefront/Browse",
+                CallType::ServerStream,
+                Some(GENEROUS * 3),
+                message,
+            );
+            trace::begin(&mut request, &self.dice);
+            let provoked = entry.provokes("abrupt_end").because("connection_lost");
+            let products = entry.opened(self.storefront.clone().browse(request)).await;
+            streams.push((provoked, products.context("open a stream")?));
+        }
+        println!("{}", serde_json::json!({"open": streams.len()}));
+        std::io::stdout().flush()?;
+        for (provoked, mut products) in streams {
+            anyhow::ensure!(!matches!(products.next().await, Some(Ok(_))), "nobody sends products");
+            self.ledger.provokes(&provoked);
+        }
+        Ok(())
     }
 
     /// Reads at most so many products, and lets go so long after the deadline.

@@ -125,6 +125,8 @@ impl Shop {
             | Scenario::DeadlineExhausted
             | Scenario::IgnoresCancellation
             | Scenario::RetryAmplification
+            | Scenario::RetryNotRetryable
+            | Scenario::ServerDies
             | Scenario::LongStreams
             | Scenario::Healthy => (in_time()?, None),
         };
@@ -204,7 +206,9 @@ impl Storefront for Shop {
         let entry = self.ledger.serves("/shop.v1.Storefront/GetProduct", CallType::Unary, &request);
         let budget = entry.budget();
         let is_retry = request.metadata().contains_key("grpc-previous-rpc-attempts");
-        let provoked = is_retry.then(|| entry.provokes("retry_amplification"));
+        let is_useless = self.scenario == Scenario::RetryNotRetryable;
+        let finding = if is_useless { "retry_not_retryable" } else { "retry_amplification" };
+        let provoked = is_retry.then(|| entry.provokes(finding));
         entry
             .answers(async {
                 let (metadata, _, message) = request.into_parts();
@@ -240,8 +244,16 @@ impl Storefront for Shop {
             | Scenario::DeadlineReset
             | Scenario::DeadlineDropped
             | Scenario::RetryAmplification
+            | Scenario::RetryNotRetryable
+            | Scenario::ServerDies
             | Scenario::LongStreams
             | Scenario::Healthy => match message.query.as_str() {
+                ENDLESS_HERE if self.scenario == Scenario::ServerDies => {
+                    // It will not come to saying so later.
+                    let lost = served.provokes("abrupt_end").because("connection_lost");
+                    self.ledger.provokes(&lost.at_any_time_after());
+                    Ok(Box::pin(tokio_stream::pending()) as Messages<Product>)
+                }
                 ENDLESS_HERE => Ok(Box::pin(tokio_stream::pending()) as Messages<Product>),
                 _ => self.list(&metadata, budget, message.query).await,
             },
