@@ -1,10 +1,11 @@
 //! The core from memory: unary calls a second on one core, beside tshark; what connections and calls in flight
-//! cost. The last line is JSON.
+//! cost, and what all detectors do. The last line is JSON.
 //!
 //! The recording has 20,000 unary calls on one connection. It is played on many connections, each with an id of its
 //! own, one chunk on each in turn: so nothing of a connection is left in the first-level caches when its next chunk
 //! comes. What the core says is drained after each chunk, as the agent does. Times are processor times; all that is
-//! compared takes turns, and the best round of each counts. Pass `--json` for the JSON alone, and `--profile N` for the
+//! compared takes turns, and the best round of each counts. Pass `--json` for the JSON alone, `--detectors` for what
+//! these cost alone, and `--profile N` for the
 //! calls of the table alone, once on N connections: what a profiler is to see is in `measured_calls`.
 
 use std::path::Path;
@@ -25,6 +26,8 @@ const CALLS: u64 = 20_000;
 
 /// Rounds of everything.
 const ROUNDS: usize = 3;
+/// Rounds with detectors and without.
+const DETECTOR_ROUNDS: usize = 5;
 /// Connections of the throughput.
 const CONNECTIONS: u64 = 100;
 
@@ -65,6 +68,10 @@ fn main() -> Result<(), String> {
         );
         return Ok(());
     }
+    if is_asked_for("--detectors") {
+        println!("{}", detectors(&recording));
+        return Ok(());
+    }
     let say = |text: String| {
         if !is_asked_for("--json") {
             eprintln!("{text}");
@@ -78,7 +85,9 @@ fn main() -> Result<(), String> {
     let result = compare(&recording, &pcap, &path, say);
     let _ = std::fs::remove_file(&path);
     let mut result = result?;
-    for (name, value) in memory.as_object().into_iter().flatten() {
+    let detectors = detectors(&recording);
+    say(format!("with all detectors: {detectors}"));
+    for (name, value) in [memory, detectors].iter().filter_map(Value::as_object).flatten() {
         result[name] = value.clone();
     }
     println!("{result}");
@@ -94,7 +103,7 @@ fn compare(recording: &Recording, pcap: &[u8], path: &Path, say: impl Fn(String)
     let (mut allocations, mut tshark_rss_mb) = (0.0, 0.0);
     for _ in 0..ROUNDS {
         let before = allocations::count();
-        ours = ours.min(throughput(recording));
+        ours = ours.min(throughput(Replay::new(recording, 0)).time);
         allocations = (allocations::count() - before) as f64 / (CALLS * CONNECTIONS) as f64;
         ours_file = ours_file.min(from_file(pcap)?);
         let run = tshark::run(path, recording.server_port)?;
@@ -133,16 +142,39 @@ fn compare(recording: &Recording, pcap: &[u8], path: &Path, say: impl Fn(String)
     }))
 }
 
+/// What all detectors leave of the throughput, beside none, in rounds that take turns.
+fn detectors(recording: &Recording) -> Value {
+    let [mut without, mut with] = [Duration::MAX; 2];
+    let mut findings = 0;
+    for _ in 0..DETECTOR_ROUNDS {
+        without = without.min(throughput(Replay::of_processes(recording, false)).time);
+        let played = throughput(Replay::of_processes(recording, true));
+        with = with.min(played.time);
+        findings = played.findings;
+    }
+    let calls = (CALLS * CONNECTIONS) as f64;
+    json!({
+        "detectors_ratio": round(without.as_secs_f64() / with.as_secs_f64()),
+        "detectors_ns_per_call": round((with.as_nanos() as f64 - without.as_nanos() as f64) / calls),
+        "findings_per_call": round(findings as f64 / calls),
+    })
+}
+
+/// A recording that was played.
+struct Played {
+    time: Duration,
+    findings: u64,
+}
+
 /// The whole recording on [`CONNECTIONS`] connections, from the first to the last of their bytes.
-fn throughput(recording: &Recording) -> Duration {
-    let mut replay = Replay::new(recording, 0);
+fn throughput(mut replay: Replay<'_>) -> Played {
     let begin = cpu_time::thread();
     replay.connect(CONNECTIONS);
-    replay.play(&recording.pieces);
+    replay.play(&replay.recording().pieces);
     replay.connect(0);
     let time = cpu_time::thread() - begin;
     assert_eq!(replay.ended, CALLS * CONNECTIONS, "calls that ended");
-    time
+    Played { time, findings: replay.findings }
 }
 
 /// The recording once, with its packets: what tshark does.

@@ -5,11 +5,15 @@
 //! Takes the name of a case; prints how many of its units (blocks, calls) the count is for.
 
 use std::hint::black_box;
+use std::sync::Arc;
 
+use agent_core::detectors::{Detectors, End, Owner, Party, ProcessId, Thresholds};
 use agent_core::hpack::{Decoder, ListLimits};
 use agent_core::{ConnectionId, Limits, Observation, Observer};
 use bench::encoder::Encoder;
 use bench::traffic::{self, Connection};
+
+type Observers = (Observer, Option<Detectors>);
 
 /// Units before the count begins: the tables have their size, and evict.
 const WARM_UP: usize = 200;
@@ -31,7 +35,8 @@ fn main() -> Result<(), String> {
             0 => traffic::response(),
             _ => traffic::trailers(),
         }))),
-        "core_unary" => core(),
+        "core_unary" => core(None),
+        "core_detectors" => core(Some(detectors())),
         _ => return Err(format!("no such case: {case:?}")),
     }
     println!("{COUNTED}");
@@ -62,27 +67,44 @@ fn counted_hpack(decoder: &mut Decoder, blocks: &[Vec<u8>]) -> usize {
     decode(decoder, blocks)
 }
 
-/// Unary calls from chunks to observations.
-fn core() {
+/// All detectors, for the connection of the case.
+fn detectors() -> Detectors {
+    let mut detectors = Detectors::new(Thresholds::default());
+    let owner = Owner { process: ProcessId(1), workload: Arc::from("bench") };
+    let end = |port: u16| End::Address(([10, 0, 0, 1], port).into());
+    let party = Party { owner: Some(Arc::new(owner)), ends: Some((end(1), end(2))) };
+    detectors.handle_connection(ConnectionId(1), party);
+    detectors
+}
+
+/// Unary calls from chunks to observations, and on to findings.
+fn core(detectors: Option<Detectors>) {
     let connection = Connection::new(WARM_UP + COUNTED);
-    let mut observer = Observer::new(Limits::default());
-    observe(&mut observer, &connection, 0..WARM_UP);
-    let ended = counted_core(&mut observer, &connection);
+    let mut observers = (Observer::new(Limits::default()), detectors);
+    observe(&mut observers, &connection, 0..WARM_UP);
+    let ended = counted_core(&mut observers, &connection);
     assert_eq!(ended, COUNTED, "calls that ended");
 }
 
-fn observe(observer: &mut Observer, connection: &Connection, calls: std::ops::Range<usize>) -> usize {
+fn observe(observers: &mut Observers, connection: &Connection, calls: std::ops::Range<usize>) -> usize {
+    let (observer, detectors) = observers;
     let mut ended = 0;
     for chunk in connection.calls(ConnectionId(1), calls) {
         observer.handle_chunk(chunk);
         while let Some(observation) = observer.poll_observation() {
             ended += usize::from(matches!(observation, Observation::CallEnded(_)));
+            if let Some(detectors) = detectors {
+                detectors.handle_observation(&observation);
+                while let Some(finding) = detectors.poll_finding() {
+                    black_box(finding);
+                }
+            }
         }
     }
     ended
 }
 
 #[inline(never)]
-fn counted_core(observer: &mut Observer, connection: &Connection) -> usize {
-    observe(observer, connection, WARM_UP..WARM_UP + COUNTED)
+fn counted_core(observers: &mut Observers, connection: &Connection) -> usize {
+    observe(observers, connection, WARM_UP..WARM_UP + COUNTED)
 }

@@ -15,7 +15,7 @@ use crate::repo;
 use crate::shell::{cmd, which};
 
 /// Cases of `bench/src/bin/instructions.rs`.
-const CASES: [&str; 3] = ["hpack_request", "hpack_response", "core_unary"];
+const CASES: [&str; 4] = ["hpack_request", "hpack_response", "core_unary", "core_detectors"];
 
 /// More instructions than this share above what was written down fail. Seeds of the hash maps and the system's
 /// `memcpy` move the counts by less than 1 %.
