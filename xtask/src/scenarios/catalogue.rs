@@ -116,6 +116,14 @@ const SCENARIOS: &[Scenario] = &[
         play: |stage| deadlines::play(stage, "retry_not_retryable"),
     },
     Scenario {
+        name: "leaked_stream",
+        implementation: TONIC,
+        about: "streams that the server never ends",
+        thresholds: "{lifecycle: {half_closed: 1s}}",
+        in_tests: false,
+        play: |stage| deadlines::play(stage, "leaked_stream"),
+    },
+    Scenario {
         name: "server_dies",
         implementation: TONIC,
         about: "a server that dies with open streams",

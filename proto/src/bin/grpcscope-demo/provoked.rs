@@ -24,6 +24,7 @@ pub(crate) struct Provoked {
     method: Option<&'static str>,
     from_ns: u64,
     is_open_ended: bool,
+    lasts: bool,
     stalled: Option<Duration>,
 }
 
@@ -37,6 +38,7 @@ impl Provoked {
             method: None,
             from_ns,
             is_open_ended: false,
+            lasts: false,
             stalled: None,
         }
     }
@@ -63,12 +65,19 @@ impl Provoked {
         self
     }
 
+    /// It may be said again while it lasts.
+    pub(crate) fn lasting(mut self) -> Self {
+        self.lasts = true;
+        self
+    }
+
     /// The line, as of now.
     pub(crate) fn line(&self, service: &str) -> Value {
         let mut line = json!({
             "finding": self.finding,
             "service": service,
             "from_ns": self.from_ns,
+            "lasts": self.lasts,
             "until_ns": (!self.is_open_ended).then(now_ns),
         });
         if let Some(cause) = self.cause {

@@ -42,6 +42,8 @@ pub(crate) enum Scenario {
     RetryNotRetryable,
     /// The storefront dies with open streams.
     ServerDies,
+    /// The storefront never ends streams, and the shopper does not mind.
+    LeakedStream,
     /// Nothing: everything is done right.
     Healthy,
 }

@@ -17,7 +17,8 @@ use super::inventory::{ENDLESS, SLOW, SPENT, TEA, UNKNOWN};
 use super::storefront::{A_LITTLE_LATE, ENDLESS_HERE};
 use super::{Scenario, trace};
 use crate::dice::Dice;
-use crate::ledger::{CallType, Ledger};
+use crate::ledger::{CallType, Entry, Ledger};
+use crate::provoked::Provoked;
 use crate::serving::next_hop;
 use crate::{Common, lifetime};
 
@@ -45,6 +46,8 @@ const GENEROUS: Duration = Duration::from_secs(20);
 /// Long enough for every hop to have begun on a busy machine, for calls that shall exceed it.
 const SHORT: Duration = Duration::from_secs(1);
 const ABSURD: Duration = Duration::from_secs(2 * 3600);
+/// Longer than the scenarios' agents take for nothing.
+const A_WHILE: Duration = Duration::from_secs(5);
 /// How often a shopper does what a scenario is about.
 const ROUNDS: usize = 10;
 /// Healthy shoppers at a time: if the machine is too slow for the rate, there are fewer calls and not longer ones.
@@ -118,6 +121,9 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
             }
         }
         Scenario::ServerDies => shopper.watches_it_die().await?,
+        Scenario::LeakedStream => {
+            shopper.does_not_mind(ROUNDS, |entry| entry.provokes("half_closed_leak").lasting()).await?
+        }
         Scenario::Healthy => shopper.is_healthy(&options).await?,
     }
     Ok(())
@@ -188,6 +194,32 @@ impl Shopper {
         let provoked = second_entry.provokes("retry_not_retryable");
         let _ = second_entry.answered(self.storefront.clone().get_product(second)).await;
         self.ledger.provokes(&provoked);
+    }
+
+    /// Opens streams, and lets go of them after a while.
+    async fn does_not_mind(&self, count: usize, provokes: impl Fn(&Entry) -> Provoked) -> anyhow::Result<()> {
+        let mut streams = Vec::new();
+        for _ in 0..count {
+            let message = BrowseRequest { query: ENDLESS_HERE.to_owned(), page_size: 8 };
+            let (mut request, entry) = self.ledger.calls(
+                "/shop.v1.Storefront/Browse",
+                CallType::ServerStream,
+                Some(GENEROUS * 3),
+                message,
+            );
+            trace::begin(&mut request, &self.dice);
+            let provoked = provokes(&entry);
+            let products = entry.opened(self.storefront.clone().browse(request)).await;
+            streams.push((provoked, products.context("open a stream")?));
+        }
+        tokio::time::sleep(A_WHILE).await;
+        for (provoked, products) in streams {
+            drop(products);
+            self.ledger.provokes(&provoked);
+        }
+        // When this is answered, the storefront has been told of all of them.
+        self.look(TEA, Some(GENEROUS)).await;
+        Ok(())
     }
 
     /// Opens streams, says so, and waits for what becomes of them.

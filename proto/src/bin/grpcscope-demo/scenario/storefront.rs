@@ -127,6 +127,7 @@ impl Shop {
             | Scenario::RetryAmplification
             | Scenario::RetryNotRetryable
             | Scenario::ServerDies
+            | Scenario::LeakedStream
             | Scenario::LongStreams
             | Scenario::Healthy => (in_time()?, None),
         };
@@ -246,12 +247,18 @@ impl Storefront for Shop {
             | Scenario::RetryAmplification
             | Scenario::RetryNotRetryable
             | Scenario::ServerDies
+            | Scenario::LeakedStream
             | Scenario::LongStreams
             | Scenario::Healthy => match message.query.as_str() {
                 ENDLESS_HERE if self.scenario == Scenario::ServerDies => {
                     // It will not come to saying so later.
                     let lost = served.provokes("abrupt_end").because("connection_lost");
                     self.ledger.provokes(&lost.at_any_time_after());
+                    Ok(Box::pin(tokio_stream::pending()) as Messages<Product>)
+                }
+                ENDLESS_HERE if self.scenario == Scenario::LeakedStream => {
+                    let leaked = served.provokes("half_closed_leak").lasting();
+                    self.ledger.provokes(&leaked.at_any_time_after());
                     Ok(Box::pin(tokio_stream::pending()) as Messages<Product>)
                 }
                 ENDLESS_HERE => Ok(Box::pin(tokio_stream::pending()) as Messages<Product>),
