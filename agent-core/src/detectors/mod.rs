@@ -8,17 +8,21 @@
 //! them, and what they remember of processes, destinations and methods in tables of their own with a bound each.
 
 pub mod abrupt_end;
+pub mod amplification;
 mod balance;
 pub mod connection_health;
 pub mod correlation;
 pub mod deadlines;
 pub mod errors;
+pub mod fixed;
 pub mod flow_control;
 mod finding;
+mod hops;
 mod lasting;
 pub mod lifecycle;
 mod party;
 pub mod pinned;
+pub mod propagation;
 pub mod reconnects;
 pub mod starved;
 pub mod retries;
@@ -26,6 +30,9 @@ pub mod retry_storm;
 pub mod stream_limit;
 #[cfg(test)]
 mod synthetic;
+#[cfg(test)]
+mod hops_scene;
+pub mod uncancelled;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -66,6 +73,14 @@ pub enum Claim {
     Error(errors::Claim),
     /// Of a sender that has to wait.
     FlowControl(flow_control::Claim),
+    /// Of the deadline of a call that belongs to another.
+    Propagation(propagation::Claim),
+    /// Of timeouts that are always the same.
+    Fixed(fixed::Claim),
+    /// Of work that nobody waits for.
+    Uncancelled(uncancelled::Claim),
+    /// Of attempts that meet earlier ones.
+    Amplification(amplification::Claim),
 }
 
 impl Claim {
@@ -85,6 +100,10 @@ impl Claim {
             Claim::AbruptEnd(claim) => claim,
             Claim::Error(claim) => claim,
             Claim::FlowControl(claim) => claim,
+            Claim::Propagation(claim) => claim,
+            Claim::Fixed(claim) => claim,
+            Claim::Uncancelled(claim) => claim,
+            Claim::Amplification(claim) => claim,
         }
     }
 }
@@ -161,6 +180,30 @@ impl From<reconnects::Claim> for Claim {
     }
 }
 
+impl From<propagation::Claim> for Claim {
+    fn from(claim: propagation::Claim) -> Self {
+        Claim::Propagation(claim)
+    }
+}
+
+impl From<fixed::Claim> for Claim {
+    fn from(claim: fixed::Claim) -> Self {
+        Claim::Fixed(claim)
+    }
+}
+
+impl From<uncancelled::Claim> for Claim {
+    fn from(claim: uncancelled::Claim) -> Self {
+        Claim::Uncancelled(claim)
+    }
+}
+
+impl From<amplification::Claim> for Claim {
+    fn from(claim: amplification::Claim) -> Self {
+        Claim::Amplification(claim)
+    }
+}
+
 /// When each detector speaks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Thresholds {
@@ -186,6 +229,14 @@ pub struct Thresholds {
     pub abrupt_end: abrupt_end::Thresholds,
     /// Stalls of flow control.
     pub flow_control: flow_control::Thresholds,
+    /// Which outbound call belongs to which inbound call.
+    pub correlation: correlation::Thresholds,
+    /// Deadlines across a hop.
+    pub propagation: propagation::Thresholds,
+    /// Timeouts that are always the same.
+    pub fixed: fixed::Thresholds,
+    /// Work that nobody waits for.
+    pub uncancelled: uncancelled::Thresholds,
 }
 
 /// How often detectors look at what lasts.
@@ -206,6 +257,7 @@ pub struct Detectors {
     retry_storms: retry_storm::RetryStorms,
     lifecycle: lifecycle::Lifecycle,
     abrupt_ends: abrupt_end::AbruptEnds,
+    hops: hops::Hops,
     out: Out,
     /// When to look next; `None` before the first observation.
     tick: Option<Timestamp>,
@@ -228,6 +280,7 @@ pub(crate) struct Watched {
     retry_storm: retry_storm::OfConnection,
     /// Set by the first stall.
     flow_control: Option<Box<flow_control::Remembered>>,
+    correlation: correlation::OfConnection,
 }
 
 impl Watched {
@@ -243,6 +296,7 @@ impl Watched {
             retries: retries::OfConnection::default(),
             retry_storm: retry_storm::OfConnection::default(),
             flow_control: None,
+            correlation: correlation::OfConnection::default(),
         }
     }
 
@@ -341,6 +395,7 @@ impl Detectors {
             retry_storms: retry_storm::RetryStorms::default(),
             lifecycle: lifecycle::Lifecycle::default(),
             abrupt_ends: abrupt_end::AbruptEnds::default(),
+            hops: hops::Hops::default(),
             out: Out::default(),
             tick: None,
         }
@@ -348,12 +403,18 @@ impl Detectors {
 
     /// A connection whose observations will follow.
     pub fn handle_connection(&mut self, connection: ConnectionId, party: Party) {
-        self.connections.insert(connection, Watched::new(connection, party));
+        let mut watched = Watched::new(connection, party);
+        self.hops.enter(&mut watched);
+        if let Some(mut before) = self.connections.insert(connection, watched) {
+            self.hops.leave(&mut before);
+        }
     }
 
     /// A connection of which nothing was observed has ended.
     pub fn forget(&mut self, connection: ConnectionId) {
-        self.connections.remove(&connection);
+        if let Some(mut connection) = self.connections.remove(&connection) {
+            self.hops.leave(&mut connection);
+        }
     }
 
     /// Takes an observation. Those of connections that were not announced are ignored.
@@ -368,6 +429,7 @@ impl Detectors {
                 if status.sync != Sync::Synced {
                     self.retries.handle_loss(connection, status.time);
                 }
+                self.hops.handle_status(thresholds, connection, status);
                 self.tick.get_or_insert(status.time.plus(TICK_NS));
             }
             Observation::CallStarted(call) => {
@@ -378,6 +440,7 @@ impl Detectors {
                 retries::handle_call_started(connection, call);
                 self.retry_storms.handle_call_started(connection, call);
                 self.abrupt_ends.handle_call_started(connection, call, out);
+                self.hops.handle_call_started(thresholds, connection, call, out);
             }
             Observation::CallEnded(call) => {
                 connection.load.handle_call_ended(call);
@@ -386,6 +449,7 @@ impl Detectors {
                 self.retries.handle_call_ended(connection, call);
                 self.abrupt_ends.handle_call_ended(&thresholds.abrupt_end, connection, call, out);
                 errors::handle_call_ended(connection, call, out);
+                self.hops.handle_call_ended(thresholds, connection, call, out);
             }
             Observation::Goaway(goaway) => {
                 connection.load.handle_goaway(goaway, connection.side);
@@ -409,6 +473,7 @@ impl Detectors {
             Observation::ConnectionEnded(summary) => {
                 self.balance.handle_ended(connection, summary);
                 self.reconnects.handle_ended(&thresholds.reconnects, connection, summary);
+                self.hops.leave(connection);
                 self.retry_storms.handle_connection_ended(
                     &thresholds.retry_storm,
                     connection,
@@ -418,13 +483,12 @@ impl Detectors {
                 connection_health::handle_connection_ended(thresholds, connection, summary.closed, out);
                 self.connections.remove(&summary.connection);
             }
+            Observation::RequestEnded(ended) => self.hops.handle_request_ended(connection, ended),
+            Observation::LateWork(work) => self.hops.handle_late_work(thresholds, connection, work, out),
             Observation::ExchangeEnded(_) => connection.load.handle_exchange_ended(),
             Observation::Authority(authority) => connection.load.handle_authority(&authority.authority),
             Observation::Intermediary(_) => connection.load.handle_intermediary(),
-            Observation::Frame(_)
-            | Observation::Anomaly(_)
-            | Observation::RequestEnded(_)
-            | Observation::LateWork(_) => {}
+            Observation::Frame(_) | Observation::Anomaly(_) => {}
         }
     }
 
@@ -436,6 +500,7 @@ impl Detectors {
             let (thresholds, connections, out) = (&self.thresholds, &mut self.connections, &mut self.out);
             self.balance.handle_tick(connections.values_mut(), thresholds, now, out);
             self.reconnects.handle_tick(&thresholds.reconnects, now, out);
+            self.hops.handle_tick(thresholds, connections, now, out);
             let health = &thresholds.connection_health;
             connection_health::handle_timeout(health, &mut self.notices, connections, now, out);
             self.retries.handle_timeout(&thresholds.retries, now, out);
@@ -466,7 +531,8 @@ impl Detectors {
     /// Calls, attempts and methods that were not judged, since a table was full.
     #[must_use]
     pub fn forgotten(&self) -> u64 {
-        let counts = [self.retries.forgotten, self.retry_storms.forgotten, self.lifecycle.forgotten];
+        let (retries, storms) = (self.retries.forgotten, self.retry_storms.forgotten);
+        let counts = [retries, storms, self.lifecycle.forgotten, self.hops.forgotten()];
         counts.into_iter().fold(0, u64::saturating_add)
     }
 
@@ -492,6 +558,11 @@ impl Detectors {
     #[must_use]
     pub fn groups_refused(&self) -> u64 {
         self.balance.refused() + self.reconnects.refused()
+    }
+
+    /// What was found out about the origin of an outbound call by the last observation, if that was its start: at most one.
+    pub fn take_correlated(&mut self) -> Option<correlation::Correlated> {
+        self.hops.take_correlated()
     }
 
     /// The next finding, oldest first.

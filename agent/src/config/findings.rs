@@ -278,4 +278,40 @@ detectors! {
         /// For how long a finding waits to tell when the client called the method again.
         resume: Age => resume_ns,
     }
+    /// Which outbound call belongs to which inbound call.
+    correlation: CorrelationConfig {
+        /// A call that ended is remembered for so long, for outbound calls of its trace that begin after it.
+        ended: Age => ended_ns,
+        /// A call that was given up is remembered for so long, since its handler may go on.
+        given_up: Age => given_up_ns,
+        /// A method that was called while nothing was open belongs to nobody for so long, but by its trace.
+        own_account: Age => own_account_ns,
+        /// So long after a loss or a late join an inbound call may be open that was not seen.
+        unseen: Age => unseen_ns,
+    }
+    /// Deadlines across a hop.
+    propagation: PropagationConfig {
+        /// An outbound deadline may be this much later than the inbound one.
+        tolerance: Age => tolerance_ns,
+        /// Or this share of its timeout, whichever is more.
+        tolerance_share: Ratio => tolerance_ratio,
+        /// Requests may wait for this long in a busy process before they are handled.
+        waiting: Age => waiting_ns,
+        /// More than this left is no limit to hand on.
+        unlimited: Age => unlimited_ns,
+    }
+    /// Timeouts that are always the same.
+    fixed: FixedConfig {
+        /// Calls of a method with the same timeout, within two minutes.
+        calls: u32 => calls,
+        /// The timeout is this share longer than the longest that came in.
+        longer_share: Ratio => longer_ratio,
+    }
+    /// Work that nobody waits for.
+    uncancelled: UncancelledConfig {
+        /// What ends within this after the end of the inbound call was told in time.
+        grace: Age => grace_ns,
+        /// An outbound call that is open for so long after the end is told of before it ends.
+        goes_on: Age => goes_on_ns,
+    }
 }

@@ -1,0 +1,341 @@
+//! What is remembered of a process: its inbound calls, its outbound calls that belong to one, and the methods that it calls.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use super::tables::{Key, Set, Slab};
+use super::threads::Threads;
+use super::{Evidence, Thresholds};
+use crate::detectors::fixed;
+use crate::detectors::uncancelled::Cause;
+use crate::input::{ConnectionId, Timestamp};
+use crate::observation::{Timeout, TraceHash, Traces};
+
+/// Inbound calls of a process that are remembered at once.
+const INBOUND: usize = 16_384;
+/// Outbound calls of a process that belong to one of these, and are open.
+const OUTBOUND: usize = 16_384;
+/// Of the inbound calls, those that have ended, or were given up, are no more than so many each.
+const ENDED: usize = 1_024;
+/// Methods that a process calls and that are told apart.
+const METHODS: usize = 64;
+
+/// A process with connections.
+#[derive(Debug, Default)]
+pub(crate) struct Process {
+    pub(super) connections: u32,
+    pub(super) inbound: Slab<Inbound>,
+    /// Calls that may be worked on: those that are open, and those that were given up a moment ago.
+    pub(super) candidates: Set,
+    /// Short calls of the infrastructure that are open.
+    pub(super) infrastructure: u32,
+    /// Open inbound calls beyond the bound.
+    pub(super) beyond: u32,
+    /// Open inbound calls that may have a trace which could not be read.
+    pub(super) without_trace: u32,
+    traces: HashMap<u64, Set, RandomState>,
+    pub(super) threads: Threads,
+    /// Calls with a trace that ended, and when they are forgotten.
+    ended: VecDeque<(Timestamp, Key)>,
+    /// Calls that were given up, and when they are forgotten.
+    given_up: VecDeque<(Timestamp, Key)>,
+    pub(super) outbound: Slab<Outbound>,
+    methods: Vec<Method>,
+    /// Connections on which an inbound call may be open that was not seen.
+    pub(super) blind: u32,
+    /// Of them, those of which nothing is understood now.
+    pub(super) desynced: u32,
+    /// Until then such a call may be open.
+    pub(super) doubted_until: Timestamp,
+    /// Until then such a call may be open that began within the time for which calls are remembered.
+    pub(super) traces_doubted_until: Timestamp,
+    /// When the last outbound call began.
+    pub(super) latest: Timestamp,
+    /// Deadlines of its inbound calls.
+    pub(in crate::detectors) deadlines: fixed::Inbound,
+}
+
+/// An inbound call.
+#[derive(Debug)]
+pub(in crate::detectors) struct Inbound {
+    pub(in crate::detectors) connection: ConnectionId,
+    pub(in crate::detectors) stream: u32,
+    /// Address of its method's name, which the core keeps once each.
+    pub(in crate::detectors) method: usize,
+    pub(in crate::detectors) timeout: Timeout,
+    pub(in crate::detectors) started: Timestamp,
+    pub(in crate::detectors) previous_attempts: u32,
+    pub(in crate::detectors) traces: Traces,
+    pub(super) thread: u32,
+    pub(super) may_have_unread_trace: bool,
+    pub(super) is_candidate: bool,
+    pub(in crate::detectors) state: State,
+    /// Outbound calls that belong to it and are open.
+    pub(in crate::detectors) open_outbound: u32,
+    /// The weakest evidence for one of them.
+    pub(in crate::detectors) weakest: Evidence,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::detectors) enum State {
+    Open,
+    Ended,
+    /// Its caller has gone, or its deadline has passed.
+    GivenUp(Timestamp, Cause),
+}
+
+/// An outbound call that belongs to an inbound one.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::detectors) struct Outbound {
+    pub(in crate::detectors) connection: ConnectionId,
+    pub(in crate::detectors) stream: u32,
+    pub(super) inbound: Key,
+    pub(in crate::detectors) evidence: Evidence,
+    pub(in crate::detectors) started: Timestamp,
+    /// Place of its method in the process's list.
+    pub(super) method: Option<usize>,
+    /// It was said that it goes on.
+    pub(in crate::detectors) said: bool,
+}
+
+/// A method that the process calls.
+#[derive(Debug)]
+pub(in crate::detectors) struct Method {
+    pub(in crate::detectors) name: Arc<str>,
+    /// When it was last called while nothing was open: for nobody.
+    pub(super) on_its_own: Option<Timestamp>,
+    /// It was called for an inbound call.
+    pub(super) for_another: bool,
+    /// Its timeouts.
+    pub(in crate::detectors) fixed: fixed::Outbound,
+}
+
+/// Keys of a request's traces. Both kinds are hashes with one key; the same text in both fields must not meet.
+fn trace_keys(traces: Traces) -> [Option<u64>; 2] {
+    let key = |hash: Option<TraceHash>| hash.map(|TraceHash(hash)| hash);
+    [key(traces.trace), key(traces.request).map(|hash| hash ^ 0x9e37_79b9_7f4a_7c15)]
+}
+
+/// What the traces of an outbound request say.
+pub(super) enum ByTrace {
+    Only(Key),
+    Several,
+    Nothing,
+}
+
+impl Process {
+    pub(super) fn begin(&mut self, call: Inbound) -> Option<Key> {
+        let (thread, traces, others) = (call.thread, call.traces, self.candidates.len() > 0);
+        let unread = call.may_have_unread_trace;
+        let key = self.inbound.insert(call, INBOUND)?;
+        self.candidates.add(key);
+        self.without_trace += u32::from(unread);
+        self.threads.handle_read(thread, key, others);
+        for trace in trace_keys(traces).into_iter().flatten() {
+            self.traces.entry(trace).or_default().add(key);
+        }
+        Some(key)
+    }
+
+    /// The end of a request was read apart from its beginning.
+    pub(super) fn request_ended(&mut self, key: Key, thread: u32) {
+        let others = self.candidates.len() > 1;
+        let Some(call) = self.inbound.get_mut(key) else { return };
+        if call.thread != thread {
+            self.threads.handle_done(call.thread, key, true);
+            call.thread = thread;
+            self.threads.handle_read(thread, key, others);
+        }
+    }
+
+    /// An inbound call has ended, or was given up. True if a call had to be forgotten for it.
+    pub(super) fn end(
+        &mut self,
+        thresholds: &Thresholds,
+        key: Key,
+        now: Timestamp,
+        given_up: Option<(Timestamp, Cause)>,
+    ) -> bool {
+        let Some(call) = self.inbound.get_mut(key) else { return false };
+        self.without_trace -=
+            u32::from(std::mem::take(&mut call.may_have_unread_trace)).min(self.without_trace);
+        let (line, due) = if let Some((at, cause)) = given_up {
+            call.state = State::GivenUp(at, cause);
+            self.threads.handle_given_up(call.thread);
+            (&mut self.given_up, now.plus(thresholds.given_up_ns))
+        } else {
+            call.state = State::Ended;
+            call.is_candidate = false;
+            self.candidates.remove(key);
+            self.threads.handle_done(call.thread, key, true);
+            if call.traces == Traces::default() {
+                self.inbound.remove(key);
+                return false;
+            }
+            (&mut self.ended, now.plus(thresholds.ended_ns))
+        };
+        line.push_back((due, key));
+        if line.len() <= ENDED {
+            return false;
+        }
+        let oldest = line.pop_front();
+        if let Some((_, oldest)) = oldest {
+            self.forget(oldest);
+        }
+        true
+    }
+
+    /// Nothing is worked on for this call, which was given up: those that begin now belong to others.
+    pub(super) fn settle(&mut self, key: Key) {
+        if let Some(call) = self.inbound.get_mut(key)
+            && std::mem::take(&mut call.is_candidate)
+        {
+            self.candidates.remove(key);
+            self.threads.handle_done(call.thread, key, call.state == State::Open);
+        }
+    }
+
+    /// Forgets what has been remembered for long enough.
+    pub(super) fn expire(&mut self, now: Timestamp, given_up_ns: u64) {
+        while let Some((due, key)) = self.ended.front().copied()
+            && due <= now
+        {
+            self.ended.pop_front();
+            self.forget(key);
+        }
+        while let Some((due, key)) = self.given_up.front().copied()
+            && due <= now
+        {
+            self.given_up.pop_front();
+            if self.inbound.get(key).is_some_and(|call| call.open_outbound > 0) {
+                self.given_up.push_back((now.plus(given_up_ns), key));
+            } else {
+                self.forget(key);
+            }
+        }
+    }
+
+    pub(super) fn forget(&mut self, key: Key) {
+        self.settle(key);
+        let Some(call) = self.inbound.remove(key) else { return };
+        self.without_trace -= u32::from(call.may_have_unread_trace).min(self.without_trace);
+        for trace in trace_keys(call.traces).into_iter().flatten() {
+            if let Some(set) = self.traces.get_mut(&trace) {
+                set.remove(key);
+                if set.len() == 0 {
+                    self.traces.remove(&trace);
+                }
+            }
+        }
+    }
+
+    /// The call that shares a trace with a request. With several of one trace id the request id may tell.
+    pub(super) fn by_trace(&self, traces: Traces) -> ByTrace {
+        let mut found = ByTrace::Nothing;
+        for trace in trace_keys(traces).into_iter().flatten() {
+            let Some(set) = self.traces.get(&trace) else { continue };
+            match set.only().and_then(|index| self.inbound.key_at(index)) {
+                Some(key) => return ByTrace::Only(key),
+                None => found = ByTrace::Several,
+            }
+        }
+        found
+    }
+
+    /// The only call that may be worked on.
+    pub(super) fn sole(&self) -> Option<Key> {
+        self.candidates.only().and_then(|index| self.inbound.key_at(index))
+    }
+
+    /// Calls that were given up, the last one first.
+    pub(in crate::detectors) fn given_up(&self) -> impl Iterator<Item = &Inbound> {
+        self.given_up.iter().rev().filter_map(|(_, key)| self.inbound.get(*key))
+    }
+
+    /// The only remembered call of the same trace.
+    pub(in crate::detectors) fn only_of_trace(&self, traces: Traces) -> Option<&Inbound> {
+        match self.by_trace(traces) {
+            ByTrace::Only(key) => self.inbound.get(key),
+            ByTrace::Several | ByTrace::Nothing => None,
+        }
+    }
+
+    /// An outbound call belongs to an inbound one. `None` at the bound.
+    pub(super) fn link(&mut self, call: Outbound) -> Option<Key> {
+        let inbound = self.inbound.get_mut(call.inbound)?;
+        let key = self.outbound.insert(call, OUTBOUND)?;
+        inbound.weakest =
+            if inbound.open_outbound == 0 { call.evidence } else { inbound.weakest.max(call.evidence) };
+        inbound.open_outbound += 1;
+        Some(key)
+    }
+
+    /// An outbound call has ended. The inbound one that it belongs to, if it is still remembered.
+    pub(super) fn unlink(&mut self, key: Key) -> Option<(Outbound, Option<&Inbound>)> {
+        let call = self.outbound.remove(key)?;
+        if let Some(inbound) = self.inbound.get_mut(call.inbound) {
+            inbound.open_outbound = inbound.open_outbound.saturating_sub(1);
+        }
+        Some((call, self.inbound.get(call.inbound)))
+    }
+
+    /// Place of a method in the list; `None` beyond the bound.
+    pub(super) fn method_at(&mut self, name: &Arc<str>) -> Option<usize> {
+        // The core keeps each name once, so that the address nearly always tells.
+        let same = |method: &Method| Arc::ptr_eq(&method.name, name);
+        if let Some(at) = self.methods.iter().position(same) {
+            return Some(at);
+        }
+        if let Some(at) = self.methods.iter().position(|method| method.name == *name) {
+            return Some(at);
+        }
+        if self.methods.len() >= METHODS {
+            return None;
+        }
+        self.methods.push(Method {
+            name: Arc::clone(name),
+            on_its_own: None,
+            for_another: false,
+            fixed: fixed::Outbound::default(),
+        });
+        Some(self.methods.len() - 1)
+    }
+
+    pub(in crate::detectors) fn method(&mut self, at: usize) -> Option<&mut Method> {
+        self.methods.get_mut(at)
+    }
+
+    /// All methods, the deadlines of the inbound calls, and those that are open.
+    pub(in crate::detectors) fn methods_mut(
+        &mut self,
+    ) -> (&mut [Method], &fixed::Inbound, impl Iterator<Item = &Inbound> + Clone) {
+        let open = self.inbound.values().filter(|call| call.state == State::Open);
+        (&mut self.methods, &self.deadlines, open)
+    }
+
+    /// Every inbound call was seen that has begun within so long, or is open.
+    pub(in crate::detectors) fn all_inbound_seen(&self, within_ns: u64, now: Timestamp) -> bool {
+        let never = self.doubted_until == Timestamp::default();
+        self.blind == 0 && self.beyond == 0 && (never || now >= self.doubted_until.plus(within_ns))
+    }
+
+    /// Open outbound calls of inbound calls that were given up: with their method, and when and why those were.
+    pub(in crate::detectors) fn visit_going_on(
+        &mut self,
+        mut visit: impl FnMut(&mut Outbound, Option<&Arc<str>>, Timestamp, Cause),
+    ) {
+        let open =
+            |(_, key): &(Timestamp, Key)| self.inbound.get(*key).is_some_and(|call| call.open_outbound > 0);
+        if !self.given_up.iter().any(open) {
+            return;
+        }
+        for link in self.outbound.values_mut() {
+            if let Some(State::GivenUp(at, why)) = self.inbound.get(link.inbound).map(|call| call.state) {
+                let method = link.method.and_then(|at| self.methods.get(at)).map(|method| &method.name);
+                visit(link, method, at, why);
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Tables that cost a few nanoseconds a call: entries by number, sets of which only the last member matters, and the open calls
+//! of a connection by stream.
+
+use std::collections::VecDeque;
+
+/// Where an entry of a [`Slab`] is. One that was removed is never found again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    index: u32,
+    generation: u32,
+}
+
+impl Key {
+    pub(super) fn index(self) -> u32 {
+        self.index
+    }
+}
+
+/// Entries that stay where they are, whose places are used again.
+#[derive(Debug)]
+pub(super) struct Slab<T> {
+    entries: Vec<(u32, Option<T>)>,
+    free: Vec<u32>,
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Slab { entries: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<T> Slab<T> {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len() - self.free.len()
+    }
+
+    /// Nothing is put in above `bound`.
+    pub(super) fn insert(&mut self, value: T, bound: usize) -> Option<Key> {
+        if let Some(index) = self.free.pop() {
+            let (generation, place) = self.entries.get_mut(index as usize)?;
+            *place = Some(value);
+            return Some(Key { index, generation: *generation });
+        }
+        if self.entries.len() >= bound {
+            return None;
+        }
+        let index = u32::try_from(self.entries.len()).ok()?;
+        self.entries.push((0, Some(value)));
+        Some(Key { index, generation: 0 })
+    }
+
+    pub(super) fn get(&self, key: Key) -> Option<&T> {
+        let (generation, value) = self.entries.get(key.index as usize)?;
+        value.as_ref().filter(|_| *generation == key.generation)
+    }
+
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        let (generation, value) = self.entries.get_mut(key.index as usize)?;
+        value.as_mut().filter(|_| *generation == key.generation)
+    }
+
+    /// The entry that is at this place now.
+    pub(super) fn key_at(&self, index: u32) -> Option<Key> {
+        let (generation, value) = self.entries.get(index as usize)?;
+        value.is_some().then_some(Key { index, generation: *generation })
+    }
+
+    pub(super) fn remove(&mut self, key: Key) -> Option<T> {
+        let (generation, value) = self.entries.get_mut(key.index as usize)?;
+        if *generation != key.generation {
+            return None;
+        }
+        let value = value.take()?;
+        *generation = generation.wrapping_add(1);
+        self.free.push(key.index);
+        if self.free.len() == self.entries.len() && self.entries.len() > KEPT_WHEN_EMPTY {
+            // What a burst took is given back. Keys of before are void, since the numbers go on from here.
+            let next = generation_after(&self.entries);
+            self.entries = vec![(next, None)];
+            self.free = vec![0];
+        }
+        Some(value)
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &T> + Clone {
+        self.entries.iter().filter_map(|(_, value)| value.as_ref())
+    }
+
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().filter_map(|(_, value)| value.as_mut())
+    }
+}
+
+/// Places that an empty table keeps.
+const KEPT_WHEN_EMPTY: usize = 1_024;
+
+fn generation_after<T>(entries: &[(u32, Option<T>)]) -> u32 {
+    entries.iter().map(|(generation, _)| *generation).max().unwrap_or_default().wrapping_add(1)
+}
+
+/// How many there are, and which one if it is the only one: the exclusive or of all is the last that is left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Set {
+    count: u32,
+    combined: u32,
+}
+
+impl Set {
+    pub(super) fn add(&mut self, key: Key) {
+        self.count += 1;
+        self.combined ^= key.index;
+    }
+
+    /// Only what was added is removed.
+    pub(super) fn remove(&mut self, key: Key) {
+        self.count = self.count.saturating_sub(1);
+        self.combined ^= key.index;
+    }
+
+    pub(super) fn len(self) -> u32 {
+        self.count
+    }
+
+    /// Place of the only member.
+    pub(super) fn only(self) -> Option<u32> {
+        (self.count == 1).then_some(self.combined)
+    }
+}
+
+/// What is remembered of an open call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tracked {
+    /// An inbound call that others may belong to.
+    Inbound(Key),
+    /// A short call of the infrastructure: nothing belongs to it, but while it is open nothing is the only one.
+    Infrastructure,
+    /// An inbound call beyond the bound.
+    Beyond,
+    /// An outbound call that belongs to an inbound one.
+    Outbound(Key),
+}
+
+/// Open calls of a connection. Ids of streams only grow (RFC 9113 §5.1.1), so they are in order as they come, and an end is found
+/// by bisection.
+#[derive(Debug, Default)]
+pub(super) struct OpenCalls {
+    calls: VecDeque<(u32, Option<Tracked>)>,
+    gone: usize,
+}
+
+impl OpenCalls {
+    pub(super) fn insert(&mut self, stream: u32, tracked: Tracked) {
+        match self.calls.back() {
+            Some((last, _)) if *last >= stream => match self.position(stream) {
+                Ok(_) => {}
+                Err(at) => self.calls.insert(at, (stream, Some(tracked))),
+            },
+            _ => self.calls.push_back((stream, Some(tracked))),
+        }
+    }
+
+    pub(super) fn get(&self, stream: u32) -> Option<Tracked> {
+        self.position(stream).ok().and_then(|at| self.calls.get(at)?.1)
+    }
+
+    pub(super) fn remove(&mut self, stream: u32) -> Option<Tracked> {
+        let at = self.position(stream).ok()?;
+        let tracked = self.calls.get_mut(at)?.1.take()?;
+        self.gone += 1;
+        while let Some((_, None)) = self.calls.front() {
+            self.calls.pop_front();
+            self.gone -= 1;
+        }
+        if self.gone > 16 && self.gone > self.calls.len() / 2 {
+            self.calls.retain(|(_, tracked)| tracked.is_some());
+            self.gone = 0;
+        }
+        Some(tracked)
+    }
+
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Tracked> {
+        self.gone = 0;
+        self.calls.drain(..).filter_map(|(_, tracked)| tracked)
+    }
+
+    fn position(&self, stream: u32) -> Result<usize, usize> {
+        self.calls.binary_search_by_key(&stream, |(id, _)| *id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_that_was_removed_is_never_found_again() {
+        let mut slab = Slab::default();
+        let first = slab.insert("first", 1).expect("room");
+        assert_eq!(slab.insert("beyond", 1), None);
+        assert_eq!(slab.remove(first), Some("first"));
+        let second = slab.insert("second", 1).expect("room");
+        assert_eq!((slab.get(first), slab.get(second), slab.len()), (None, Some(&"second"), 1));
+        assert_eq!(slab.remove(first), None);
+    }
+
+    #[test]
+    fn what_a_burst_took_is_given_back_and_its_keys_stay_void() {
+        let mut slab = Slab::default();
+        let keys: Vec<Key> = (0..2_000).filter_map(|n| slab.insert(n, 5_000)).collect();
+        for key in &keys {
+            slab.remove(*key);
+        }
+        assert!(slab.entries.len() == 1 && slab.len() == 0, "{}", slab.entries.len());
+        let again = slab.insert(7, 5_000).expect("room");
+        assert!(keys.iter().all(|key| slab.get(*key).is_none()));
+        assert_eq!(slab.get(again), Some(&7));
+    }
+
+    #[test]
+    fn a_set_knows_its_only_member_in_whatever_order_the_others_went() {
+        let mut slab = Slab::default();
+        let keys: Vec<Key> = (0..3).filter_map(|n| slab.insert(n, 3)).collect();
+        let mut set = Set::default();
+        keys.iter().for_each(|key| set.add(*key));
+        assert_eq!(set.only(), None);
+        set.remove(keys[0]);
+        set.remove(keys[2]);
+        assert_eq!(set.only(), Some(1));
+        set.remove(keys[1]);
+        assert_eq!((set.only(), set.len()), (None, 0));
+    }
+
+    #[test]
+    fn open_calls_are_found_whatever_ended_before_and_take_room_for_those_that_are_open() {
+        let mut calls = OpenCalls::default();
+        calls.insert(3, Tracked::Beyond);
+        calls.insert(1, Tracked::Infrastructure);
+        assert_eq!((calls.remove(1), calls.remove(1)), (Some(Tracked::Infrastructure), None));
+        for stream in (5..2_001).step_by(2) {
+            calls.insert(stream, Tracked::Infrastructure);
+            assert_eq!(calls.remove(stream), Some(Tracked::Infrastructure));
+        }
+        assert!(calls.calls.len() < 40, "{}", calls.calls.len());
+        assert_eq!((calls.get(3), calls.get(5)), (Some(Tracked::Beyond), None));
+    }
+}
