@@ -3,7 +3,8 @@
 //!
 //! Evidence: the time between opening the last free stream and the end of one, as the core counts them, and the RST_STREAM.
 //! Undecided where frames may have been missed, since a stream may then have ended unseen. A refusal after the server's GOAWAY
-//! says nothing about the limit and is left out.
+//! says nothing about the limit and is left out; one on a connection that was at its limit belongs to that time, and is counted by
+//! the metrics alone: the two ends see a stream end at different times, and clients try such a call again by themselves.
 
 use std::fmt;
 
@@ -30,8 +31,8 @@ impl Default for Thresholds {
 /// What is remembered of a connection.
 #[derive(Debug, Default)]
 pub(super) struct OfConnection {
-    /// The limit as it was last said, in streams.
-    limit: Option<u32>,
+    /// Its client has been at the limit, if for a moment only.
+    was_at_limit: bool,
     /// The time at the limit that was spoken of, by its beginning.
     told: Option<Timestamp>,
 }
@@ -48,11 +49,8 @@ pub enum Claim {
         /// It had not ended when this was said.
         lasts: bool,
     },
-    /// The server refused a call that it would have had to serve beside the others.
-    Refused {
-        /// In streams, where it is known.
-        limit: Option<u32>,
-    },
+    /// The server refused a call, although its client was not seen to be at the limit.
+    Refused,
 }
 
 impl Claims for Claim {
@@ -63,7 +61,7 @@ impl Claims for Claim {
     fn cause(&self) -> Option<&'static str> {
         Some(match self {
             Claim::AtLimit { .. } => "at_limit",
-            Claim::Refused { .. } => "refused",
+            Claim::Refused => "refused",
         })
     }
 
@@ -73,11 +71,7 @@ impl Claims for Claim {
                 number("limit_streams", Value::Count(u64::from(limit)));
                 number("at_limit_seconds", Value::Ns(lasted_ns));
             }
-            Claim::Refused { limit } => {
-                if let Some(limit) = limit {
-                    number("limit_streams", Value::Count(u64::from(limit)));
-                }
-            }
+            Claim::Refused => {}
         }
     }
 }
@@ -92,12 +86,7 @@ impl fmt::Display for Claim {
                     "{verb} all {limit} streams that the server allows open for {lasted}: further calls wait"
                 )
             }
-            Claim::Refused { limit: Some(limit) } => {
-                write!(f, "was refused by the server, which allows {limit} streams at once")
-            }
-            Claim::Refused { limit: None } => {
-                f.write_str("was refused by the server before it was processed")
-            }
+            Claim::Refused => f.write_str("was refused by the server before it was processed"),
         }
     }
 }
@@ -111,7 +100,7 @@ pub(super) fn handle_at_limit(
     out: &mut Out,
 ) {
     let known = &mut connection.stream_limit;
-    known.limit = Some(limit.limit);
+    known.was_at_limit = true;
     let lasted_ns = limit.until.unwrap_or(now).since(limit.from);
     if lasted_ns < thresholds.at_limit_ns || known.told == Some(limit.from) {
         return;
@@ -129,10 +118,11 @@ pub(super) fn handle_at_limit(
 pub(super) fn handle_call_ended(connection: &Watched, call: &Call, out: &mut Out) {
     if call.rst_code == Some(error_code::REFUSED_STREAM)
         && call.ended_by == Some(EndedBy::Server)
+        && !connection.stream_limit.was_at_limit
         && !connection.health.server_is_leaving(connection.side)
     {
         let time = call.ended.unwrap_or(call.first_seen);
-        out.fire(connection.call(call), time, Claim::Refused { limit: connection.stream_limit.limit });
+        out.fire(connection.call(call), time, Claim::Refused);
     }
 }
 
@@ -183,6 +173,15 @@ mod tests {
             scene.observe(&at_limit(s(1), Some(s(3))));
             assert_eq!(scene.said(), ["undecided stream_limit at_limit"], "{sync:?}");
         }
+    }
+
+    #[test]
+    fn a_refused_call_of_a_client_at_its_limit_belongs_to_the_time_at_the_limit() {
+        let mut scene = Scene::client();
+        scene.observe(&at_limit(s(1), Some(s(2))));
+        let refusal = refused(&scene);
+        scene.observe(&refusal);
+        assert_eq!(scene.said(), ["firing stream_limit at_limit"]);
     }
 
     #[test]
