@@ -87,9 +87,12 @@ scenarios! {
     "stream_limit", "more calls at once than the server allows streams", "", false, pair: Python Node Go;
     "slow_reader", "a client that stops reading a stream for two seconds", "", false, pair: Python Node Go;
     "retry_not_retryable", "a retry policy with a status that trying again cannot change", "", false, pair: Python Node Go;
+    "retry_storm", "a method most of whose calls are tried again", "{retry_storm: {window: 5s, calls: 50}}", false, pair: Python Node Go;
     "leaked_stream", "a stream of which the client waits for a server that is silent",
         "{lifecycle: {half_closed: 3s}}", false, pair: Python Node Go;
     "server_dies", "a server that dies with open streams", "", false, dies: Python Node Go;
+    "pinned", "a client that takes the first of three backends, beside one that takes them in turn",
+        "{pinned: {window: 12s}}", false, pinned: Python Node Go;
     "healthy", "everything done right, under load, over a hop and two backends", "", false, healthy: Python Node Go;
 }
 
@@ -129,6 +132,22 @@ fn dies(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
     caller.wait_for(|said| said["open"] == true)?;
     callee.kill()?;
     caller.ends()
+}
+
+/// Two callers that know the same three callees; one of them uses one only.
+fn pinned(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
+    let names = ["callee-1", "callee-2", "callee-3"];
+    let callees: Vec<Process> =
+        names.into_iter().map(|name| serve(stage, name, language, scenario, &[])).collect::<Result<_>>()?;
+    let addresses: Vec<&str> = callees.iter().map(Process::address).collect::<Result<_>>()?;
+    // Longer than the window, and more calls in it than a verdict needs.
+    let next = addresses.join(",");
+    let load = ["--next", &next, "--seconds", "22", "--rate", "50"];
+    let balanced = stage.start("balanced", language.command("balanced", &load))?;
+    let caller = call(stage, language, scenario, &load)?;
+    caller.ends()?;
+    balanced.ends()?;
+    callees.into_iter().try_for_each(Process::finish)
 }
 
 /// Calls a second of a healthy caller, and how many at once at most; the hop makes as many again.
