@@ -72,7 +72,7 @@ const SCENARIOS: &[Scenario] = &[
         implementation: TONIC,
         about: "a hop that sets the deadline anew",
         thresholds: "",
-        in_tests: false,
+        in_tests: true,
         play: |stage| deadlines::play(stage, "deadline_reset"),
     },
     Scenario {
@@ -80,7 +80,7 @@ const SCENARIOS: &[Scenario] = &[
         implementation: TONIC,
         about: "a hop that does not hand the deadline on",
         thresholds: "",
-        in_tests: false,
+        in_tests: true,
         play: |stage| deadlines::play(stage, "deadline_dropped"),
     },
     Scenario {
@@ -88,7 +88,7 @@ const SCENARIOS: &[Scenario] = &[
         implementation: TONIC,
         about: "a hop that goes on calling when nothing is left of the deadline",
         thresholds: "",
-        in_tests: false,
+        in_tests: true,
         play: |stage| deadlines::play(stage, "deadline_exhausted"),
     },
     Scenario {
@@ -96,7 +96,7 @@ const SCENARIOS: &[Scenario] = &[
         implementation: TONIC,
         about: "a handler that goes on calling when its caller has gone",
         thresholds: "",
-        in_tests: false,
+        in_tests: true,
         play: |stage| deadlines::play(stage, "ignores_cancellation"),
     },
     Scenario {
@@ -104,7 +104,7 @@ const SCENARIOS: &[Scenario] = &[
         implementation: TONIC,
         about: "a second attempt while the first is still worked on",
         thresholds: "",
-        in_tests: false,
+        in_tests: true,
         play: |stage| deadlines::play(stage, "retry_amplification"),
     },
     Scenario {
