@@ -8,7 +8,8 @@
 //!
 //! Evidence, best first; a link is never a guess, and what contradicts it takes it away:
 //! - `trace`: both requests carry the same trace id or `x-request-id`, and no other inbound call does that is open, ended a moment
-//!   ago, or was given up. With several (retries, several calls of one trace) the next evidence decides.
+//!   ago, or was given up. With several (retries, several calls of one trace) the next evidence decides. What begins after its
+//!   only call has ended belongs to nothing: nobody waits for it any more, and its deadline is its own.
 //! - `thread`: the outbound request was written by the thread that read the end of the inbound one, and no other since, in a
 //!   process whose threads have one call each ([`threads`]).
 //! - `sole`: the inbound call is the only one of the process that is open or was given up a moment ago, while no call of
@@ -57,7 +58,8 @@ const TOLD_IN_TIME_NS: u64 = 100_000_000;
 /// How long calls are remembered, and when they are doubted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thresholds {
-    /// A call that ended is remembered for so long, for outbound calls of its trace that begin after it.
+    /// The trace of a call that ended is remembered for so long at least, for outbound calls of its trace that begin after it:
+    /// they belong to nothing that is open.
     pub ended_ns: u64,
     /// A call that was given up is remembered for so long after its last outbound call, since its handler may go on.
     pub given_up_ns: u64,
@@ -222,7 +224,7 @@ impl Processes {
     /// Forgets what was remembered for long enough in processes in which nothing happens.
     pub(super) fn expire(&mut self, thresholds: &Thresholds, now: Timestamp) {
         for process in self.all.values_mut() {
-            process.expire(now, thresholds.given_up_ns);
+            process.expire(thresholds, now);
         }
     }
 
@@ -279,7 +281,7 @@ impl Processes {
     ) {
         let of = &mut connection.correlation;
         let Some(process) = of.process.and_then(|key| self.all.get_mut(key)) else { return };
-        process.expire(call.time, thresholds.given_up_ns);
+        process.expire(thresholds, call.time);
         let tracked = match call.well_known() {
             Some(well_known) if well_known.is_long_lived() => return,
             Some(_) => {
@@ -338,7 +340,7 @@ impl Processes {
         match of.calls.remove(call.stream) {
             Some(Tracked::Inbound(key)) => {
                 let now = call.ended.unwrap_or(call.first_seen);
-                self.forgotten += u64::from(process.end(thresholds, key, now, given_up));
+                self.forgotten += u64::from(process.end(thresholds.given_up_ns, key, now, given_up));
             }
             Some(Tracked::Infrastructure) => {
                 process.infrastructure = process.infrastructure.saturating_sub(1);
@@ -362,7 +364,7 @@ impl Processes {
         let Some(process) = of.process.and_then(|key| self.all.get_mut(key)) else {
             return Some((Correlation::Undecided, None));
         };
-        process.expire(call.time, thresholds.given_up_ns);
+        process.expire(thresholds, call.time);
         let method = call.method.as_ref().and_then(|name| process.method_at(name));
         let (evidence, inbound) = match origin(thresholds, process, method, call) {
             Ok(origin) => origin,
@@ -444,6 +446,9 @@ fn origin(
         }
         return Ok((Evidence::Trace, key));
     }
+    if matches!(by_trace, ByTrace::Ended) {
+        return Err(Correlation::Ambiguous);
+    }
     let several = matches!(by_trace, ByTrace::Several);
     // On a connection that was joined late some calls are told of only when they end.
     let is_told_late = now.plus(TOLD_IN_TIME_NS) < process.latest;
@@ -471,7 +476,6 @@ fn origin(
             let alive = match inbound.state {
                 State::Open => true,
                 State::GivenUp(..) => was_called_for_another,
-                State::Ended => false,
             };
             alive && agree(inbound.traces.trace, call.traces.trace)
         })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::tables::{Key, Set, Slab};
+use super::tables::{Key, Recent, Set, Slab};
 use super::threads::Threads;
 use super::{Evidence, Thresholds};
 use crate::detectors::fixed;
@@ -17,8 +17,8 @@ use crate::observation::{Timeout, TraceHash, Traces};
 const INBOUND: usize = 16_384;
 /// Outbound calls of a process that belong to one of these, and are open.
 const OUTBOUND: usize = 16_384;
-/// Of the inbound calls, those that have ended, or were given up, are no more than so many each.
-const ENDED: usize = 1_024;
+/// Of the inbound calls, those that were given up are no more than so many.
+const GIVEN_UP: usize = 1_024;
 /// Methods that a process calls and that are told apart.
 const METHODS: usize = 64;
 
@@ -37,8 +37,8 @@ pub(crate) struct Process {
     pub(super) without_trace: u32,
     traces: HashMap<u64, Set, RandomState>,
     pub(super) threads: Threads,
-    /// Calls with a trace that ended, and when they are forgotten.
-    ended: VecDeque<(Timestamp, Key)>,
+    /// Traces of calls that ended a moment ago.
+    ended: Recent,
     /// Calls that were given up, and when they are forgotten.
     given_up: VecDeque<(Timestamp, Key)>,
     pub(super) outbound: Slab<Outbound>,
@@ -81,7 +81,6 @@ pub(in crate::detectors) struct Inbound {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::detectors) enum State {
     Open,
-    Ended,
     /// Its caller has gone, or its deadline has passed.
     GivenUp(Timestamp, Cause),
 }
@@ -122,6 +121,8 @@ fn trace_keys(traces: Traces) -> [Option<u64>; 2] {
 pub(super) enum ByTrace {
     Only(Key),
     Several,
+    /// A call that has ended, and no other.
+    Ended,
     Nothing,
 }
 
@@ -153,7 +154,7 @@ impl Process {
     /// An inbound call has ended, or was given up. True if a call had to be forgotten for it.
     pub(super) fn end(
         &mut self,
-        thresholds: &Thresholds,
+        given_up_ns: u64,
         key: Key,
         now: Timestamp,
         given_up: Option<(Timestamp, Cause)>,
@@ -161,27 +162,22 @@ impl Process {
         let Some(call) = self.inbound.get_mut(key) else { return false };
         self.without_trace -=
             u32::from(std::mem::take(&mut call.may_have_unread_trace)).min(self.without_trace);
-        let (line, due) = if let Some((at, cause)) = given_up {
-            call.state = State::GivenUp(at, cause);
-            self.threads.handle_given_up(call.thread);
-            (&mut self.given_up, now.plus(thresholds.given_up_ns))
-        } else {
-            call.state = State::Ended;
-            call.is_candidate = false;
-            self.candidates.remove(key);
-            self.threads.handle_done(call.thread, key, true);
-            if call.traces == Traces::default() {
-                self.inbound.remove(key);
-                return false;
+        let Some((at, cause)) = given_up else {
+            let traces = call.traces;
+            self.forget(key);
+            let mut forgotten = false;
+            for trace in trace_keys(traces).into_iter().flatten() {
+                forgotten |= self.ended.add(trace);
             }
-            (&mut self.ended, now.plus(thresholds.ended_ns))
+            return forgotten;
         };
-        line.push_back((due, key));
-        if line.len() <= ENDED {
+        call.state = State::GivenUp(at, cause);
+        self.threads.handle_given_up(call.thread);
+        self.given_up.push_back((now.plus(given_up_ns), key));
+        if self.given_up.len() <= GIVEN_UP {
             return false;
         }
-        let oldest = line.pop_front();
-        if let Some((_, oldest)) = oldest {
+        if let Some((_, oldest)) = self.given_up.pop_front() {
             self.forget(oldest);
         }
         true
@@ -198,13 +194,9 @@ impl Process {
     }
 
     /// Forgets what has been remembered for long enough.
-    pub(super) fn expire(&mut self, now: Timestamp, given_up_ns: u64) {
-        while let Some((due, key)) = self.ended.front().copied()
-            && due <= now
-        {
-            self.ended.pop_front();
-            self.forget(key);
-        }
+    pub(super) fn expire(&mut self, thresholds: &Thresholds, now: Timestamp) {
+        let given_up_ns = thresholds.given_up_ns;
+        self.ended.expire(now, thresholds.ended_ns);
         while let Some((due, key)) = self.given_up.front().copied()
             && due <= now
         {
@@ -235,13 +227,15 @@ impl Process {
     pub(super) fn by_trace(&self, traces: Traces) -> ByTrace {
         let mut found = ByTrace::Nothing;
         for trace in trace_keys(traces).into_iter().flatten() {
-            let Some(set) = self.traces.get(&trace) else { continue };
-            match set.only().and_then(|index| self.inbound.key_at(index)) {
-                Some(key) => return ByTrace::Only(key),
-                None => found = ByTrace::Several,
+            let Some(open) = self.traces.get(&trace) else { continue };
+            match open.only().and_then(|index| self.inbound.key_at(index)) {
+                Some(key) if !self.ended.has(trace) => return ByTrace::Only(key),
+                Some(_) | None => found = ByTrace::Several,
             }
         }
-        found
+        let has_ended =
+            || trace_keys(traces).into_iter().flatten().next().is_some_and(|trace| self.ended.has(trace));
+        if matches!(found, ByTrace::Nothing) && has_ended() { ByTrace::Ended } else { found }
     }
 
     /// The only call that may be worked on.
@@ -258,7 +252,7 @@ impl Process {
     pub(in crate::detectors) fn only_of_trace(&self, traces: Traces) -> Option<&Inbound> {
         match self.by_trace(traces) {
             ByTrace::Only(key) => self.inbound.get(key),
-            ByTrace::Several | ByTrace::Nothing => None,
+            ByTrace::Several | ByTrace::Ended | ByTrace::Nothing => None,
         }
     }
 

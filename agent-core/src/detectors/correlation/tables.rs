@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use crate::input::Timestamp;
+
 /// Where an entry of a [`Slab`] is. One that was removed is never found again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
@@ -128,6 +130,86 @@ impl Set {
     }
 }
 
+/// Hashes that were added a moment ago: each is known for one to two turns of the time that it is to be known.
+///
+/// Two Bloom filters take turns, side by side, so that nothing is ever searched for what is to be forgotten, and a hash costs one
+/// or two cache lines. A hash may be taken for another (about one in a thousand when both are full): it is then said to be
+/// known, never not to be.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    /// None before the first hash, and again when nothing was added for two turns.
+    lines: Option<Box<[[Line; 2]; LINES]>>,
+    /// Which of each two lines is added to.
+    now: usize,
+    count: usize,
+    /// When the turn ends.
+    until: Timestamp,
+}
+
+/// A cache line of bits.
+type Line = [u64; 8];
+
+/// Of each filter: 32 bits for each hash of a full turn.
+const LINES: usize = 128;
+
+impl Recent {
+    /// Hashes of one turn.
+    pub(super) const MOST: usize = 2_048;
+
+    /// Adds a hash. True if others had to be forgotten early, since the turn was full.
+    pub(super) fn add(&mut self, hash: u64) -> bool {
+        let is_full = self.count >= Recent::MOST;
+        if is_full {
+            self.turn();
+        }
+        self.count += 1;
+        let lines = self.lines.get_or_insert_with(|| Box::new([[[0; 8]; 2]; LINES]));
+        let line = &mut lines[place(hash)][self.now];
+        for (word, bit) in bits(hash) {
+            line[word] |= bit;
+        }
+        is_full
+    }
+
+    pub(super) fn has(&self, hash: u64) -> bool {
+        let Some(lines) = &self.lines else { return false };
+        lines[place(hash)].iter().any(|line| bits(hash).all(|(word, bit)| line[word] & bit != 0))
+    }
+
+    /// Forgets what was added long enough ago.
+    pub(super) fn expire(&mut self, now: Timestamp, known_ns: u64) {
+        if now >= self.until {
+            self.turn();
+            if now >= self.until.plus(known_ns) {
+                self.turn();
+            }
+            self.until = now.plus(known_ns);
+        }
+    }
+
+    fn turn(&mut self) {
+        let Some(lines) = &mut self.lines else { return };
+        let is_idle = std::mem::take(&mut self.count) == 0;
+        self.now ^= 1;
+        lines.iter_mut().for_each(|pair| pair[self.now] = [0; 8]);
+        if is_idle && lines.iter().flatten().flatten().all(|bits| *bits == 0) {
+            self.lines = None;
+        }
+    }
+}
+
+fn place(hash: u64) -> usize {
+    hash as usize % LINES
+}
+
+/// Four bits of a line: nine bits of the hash say which.
+fn bits(hash: u64) -> impl Iterator<Item = (usize, u64)> {
+    (0..4).map(move |n| {
+        let number = (hash >> (10 + 9 * n)) as usize % 512;
+        (number / 64, 1 << (number % 64))
+    })
+}
+
 /// What is remembered of an open call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tracked {
@@ -229,6 +311,39 @@ mod tests {
         assert_eq!(set.only(), Some(1));
         set.remove(keys[1]);
         assert_eq!((set.only(), set.len()), (None, 0));
+    }
+
+    /// The bits of all of them differ, as those of hashes do.
+    fn hash(n: u64) -> u64 {
+        let mixed = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    }
+
+    #[test]
+    fn what_was_added_is_known_for_a_turn_and_forgotten_after_two() {
+        let mut recent = Recent::default();
+        for n in 1..=1_000 {
+            recent.expire(Timestamp(n), 1_000);
+            assert!(!recent.add(hash(n)));
+        }
+        assert!((1..=1_000).all(|n| recent.has(hash(n))));
+        recent.expire(Timestamp(1_500), 1_000);
+        assert!(recent.has(hash(1_000)), "it was added 500 ago");
+        recent.expire(Timestamp(2_600), 1_000);
+        assert!((1..=1_000).all(|n| !recent.has(hash(n))));
+        recent.expire(Timestamp(10_000), 1_000);
+        assert!(recent.lines.is_none(), "an idle process keeps no room");
+    }
+
+    #[test]
+    fn more_than_a_turn_may_have_end_it_and_few_are_taken_for_others() {
+        let mut recent = Recent::default();
+        let most = Recent::MOST as u64;
+        let early = (1..=2 * most + 1).filter(|n| recent.add(hash(*n))).count();
+        assert_eq!(early, 2);
+        assert!((most + 1..=2 * most + 1).all(|n| recent.has(hash(n))));
+        let mistaken = (1_000_000..1_100_000).filter(|n| recent.has(hash(*n))).count();
+        assert!(mistaken < 200, "{mistaken} of 100,000");
     }
 
     #[test]
