@@ -8,8 +8,9 @@ mod watch;
 
 use foldhash::HashMap;
 
+use agent_core::detectors::correlation::Correlated;
 use agent_core::detectors::{Detectors, Finding, Thresholds};
-use agent_core::observation::{OpenCall, Stall};
+use agent_core::observation::{CallStarted, OpenCall, Stall};
 use agent_core::{ConnectionId, Limits, Observation, Observer, Timestamp};
 
 use crate::capture::kernel::Captured;
@@ -56,6 +57,17 @@ pub trait Listener {
 
     /// All open calls were shown.
     fn handle_open_calls_seen(&mut self) {}
+
+    /// A call is about to be observed to start that its process makes, and what it belongs to was looked for: not said of calls
+    /// of the infrastructure.
+    fn handle_correlated(
+        &mut self,
+        _subject: &Subject,
+        _connection: &mut Self::Connection,
+        _call: &CallStarted,
+        _correlated: &Correlated,
+    ) {
+    }
 
     /// A detector has spoken, about this connection or about nothing that is open. Nothing does in a pipeline without
     /// detectors.
@@ -202,10 +214,15 @@ impl<L: Listener> Pipeline<L> {
         while let Some(observation) = self.observer.poll_observation() {
             let id = observation.connection();
             let ended = matches!(observation, Observation::ConnectionEnded(_));
+            let mut correlated = None;
             if let Some(detectors) = &mut self.detectors {
                 detectors.handle_observation(&observation);
+                correlated = detectors.take_correlated();
             }
             if let Some((subject, connection)) = self.subjects.get_mut(&id) {
+                if let (Observation::CallStarted(call), Some(correlated)) = (&observation, &correlated) {
+                    self.listener.handle_correlated(subject, connection, call, correlated);
+                }
                 self.listener.handle_observation(subject, connection, observation);
             }
             // Before the connection is forgotten that it may be about.
