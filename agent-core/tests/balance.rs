@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agent_core::detectors::{
-    Claim, Claims, Detectors, End, Finding, Name, Owner, Party, ProcessId, Thresholds, Value, Verdict,
+    Balanced, Claim, Claims, Detectors, End, Finding, Name, Owner, Party, ProcessId, Thresholds, Value,
+    Verdict,
 };
 use agent_core::observation::{
     Authority, Call, CallStarted, CallType, ConnectionStatus, ConnectionSummary, EndedBy, FlowSummary,
@@ -347,6 +348,7 @@ fn round_robin_is_silent() {
     assert_eq!(world.said(), []);
     let spread = world.detectors.spreads().first().expect("its numbers are there").clone();
     assert_eq!((spread.calls, spread.busiest_calls, spread.connections, spread.backends), (900, 300, 3, 3));
+    assert_eq!(spread.balanced, Balanced::SeveralConnections);
     assert!(spread.oldest_ns >= 594_000 * MS && !spread.is_pinned);
 }
 

@@ -198,8 +198,33 @@ pub struct Spread {
     pub backends: u32,
     /// Age of the oldest open connection, in nanoseconds; at least, if it was joined late.
     pub oldest_ns: u64,
+    /// Whether one connection carries nearly all.
+    pub balanced: Balanced,
     /// It is found to be pinned.
     pub is_pinned: bool,
+}
+
+/// Over how many connections calls are spread, whatever that means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Balanced {
+    /// Too few calls to tell, or not watched for a whole window.
+    FewCalls,
+    /// One connection carries nearly all ([`pinned::Thresholds::share_min`]).
+    OneConnection,
+    /// No connection does.
+    SeveralConnections,
+}
+
+impl Balanced {
+    /// `few_calls`, `one_connection`, `several_connections`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Balanced::FewCalls => "few_calls",
+            Balanced::OneConnection => "one_connection",
+            Balanced::SeveralConnections => "several_connections",
+        }
+    }
 }
 
 /// What a server process got during the last window.
@@ -407,15 +432,24 @@ impl Balance {
                 .then(|| starved::judge_client(&thresholds.starved, window_ns, group, now))
                 .flatten();
             state.unused.handle(judged, now, out);
+            let (calls, busiest_calls) = (group.calls(), group.busiest().map_or(0, |busiest| busiest.calls));
+            let balanced = if !is_whole || calls < thresholds.pinned.calls_min {
+                Balanced::FewCalls
+            } else if busiest_calls as f64 >= thresholds.pinned.share_min * calls as f64 {
+                Balanced::OneConnection
+            } else {
+                Balanced::SeveralConnections
+            };
             let oldest_ns = group.members().map(|member| member.age_ns(now)).max().unwrap_or(0);
             self.spreads.push(Spread {
                 owner: Arc::clone(group.owner),
                 destination: destination.and(group.destination).and_then(shown),
-                calls: group.calls(),
-                busiest_calls: group.busiest().map_or(0, |busiest| busiest.calls),
+                calls,
+                busiest_calls,
                 connections: group.members.len().try_into().unwrap_or(u32::MAX),
                 backends: group.backends,
                 oldest_ns,
+                balanced,
                 is_pinned: state.pinned.is_firing(),
             });
         }

@@ -42,7 +42,7 @@ use crate::input::{ConnectionId, Timestamp};
 use crate::observation::{Call, CallStarted, Observation, OpenCall, Side, Sync};
 use crate::observer::Observer;
 
-pub use balance::{Served, Spread};
+pub use balance::{Balanced, Served, Spread};
 pub use finding::{About, Claims, Finding, Level, Name, Value, Verdict};
 pub use party::{End, Owner, Party, ProcessId};
 

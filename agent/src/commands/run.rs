@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_core::detectors::{Finding, Thresholds, flow_control};
+use agent_core::detectors::{Detectors, Finding, Thresholds, flow_control};
 use agent_core::observation::{OpenCall, Stall};
 use agent_core::{Observation, Timestamp};
 use anyhow::Context;
@@ -209,6 +209,10 @@ impl Listener for MetricsListener {
 
     fn handle_open_calls_seen(&mut self) {
         self.metrics.set_open_calls(std::mem::take(&mut self.open_calls));
+    }
+
+    fn handle_look(&mut self, detectors: &Detectors) {
+        self.metrics.set_balance(detectors);
     }
 
     fn handle_finding(&mut self, subject: Option<&Subject>, finding: Finding) {

@@ -119,6 +119,13 @@ macro_rules! workload_labels {
     };
 }
 
+/// Labels of what is said of clients and a destination.
+macro_rules! destination_labels {
+    ($($label:literal),*) => {
+        &["service_name", "destination" $(, $label)*]
+    };
+}
+
 families! {
     SERVER_DURATION = Histogram "rpc_server_call_duration_seconds" in "seconds", DURATION,
         "Duration of calls that the workload served, from the request's headers to the call's end.";
@@ -201,6 +208,23 @@ families! {
     CALLS_WITHOUT_SIDE = Counter "grpcscope_calls_without_side_total", workload_labels!(),
         "Ended calls of connections joined so late that client and server could not be told apart; counted nowhere else.";
 
+    CLIENT_PROCESSES = Gauge "grpcscope_client_processes", destination_labels!("balanced"),
+        "Client processes with open connections to a destination: one_connection carries nearly all calls of the last window (findings.pinned.share), several_connections do, or there were too few_calls to tell. Those behind a proxy that shows itself are left out.";
+    BUSIEST_CONNECTION = Gauge "grpcscope_busiest_connection_ratio" in "ratio", destination_labels!(),
+        "Share of a process's calls of the last window that went over its busiest connection, of the process where it is greatest; those with too few calls are left out.";
+    DESTINATION_CONNECTIONS = Gauge "grpcscope_destination_connections", destination_labels!(),
+        "Open connections of clients to a destination.";
+    OLDEST_CONNECTION = Gauge "grpcscope_oldest_connection_seconds" in "seconds", destination_labels!(),
+        "Age of the oldest open connection to a destination; of one that was joined late, since then.";
+    DESTINATION_BACKENDS = Gauge "grpcscope_destination_backends", destination_labels!(),
+        "Backends of a destination that open connections of this node show. There may be more.";
+    SERVER_PROCESSES = Gauge "grpcscope_server_processes", &["service_name", "calls"],
+        "Server processes with open connections, by whether a call began on them in the last window: some, none.";
+    SERVER_WINDOW_CALLS = Gauge "grpcscope_server_window_calls", &["service_name"],
+        "Calls that began in the last window, on all server processes of the workload on this node.";
+    BUSIEST_SERVER = Gauge "grpcscope_busiest_server_window_calls", &["service_name"],
+        "The same of the busiest of these processes.";
+
     FINDINGS = Counter "grpcscope_findings_total", method_labels!("finding", "level", "verdict", "cause", "link"),
         "What was found: an event each time, what lasts each time that it begins; verdict undecided where what would tell was not seen.";
     FINDINGS_FIRING = Gauge "grpcscope_findings_firing", method_labels!("finding", "level", "cause", "link"),
@@ -209,6 +233,8 @@ families! {
         "Entries that left the list of findings for newer ones before their time.";
     UNJUDGED = Counter "grpcscope_findings_unjudged_total", &[],
         "Calls, attempts and methods of which detectors said nothing, since a table of theirs was full.";
+    BALANCE_REFUSED = Counter "grpcscope_balance_refused_total", &[],
+        "Times that a client and its destination, or a server, were not judged, since the detectors' tables are full.";
 
     BUILD_INFO = Gauge "grpcscope_build_info", &["version", "revision"],
         "Always 1; the labels say what runs.";
@@ -295,6 +321,7 @@ Histograms have classic buckets in every format, and native buckets too where th
 | `rpc_method`, `grpc_method` | `package.Service/Method`; `unresolved`: the request's headers were not all decoded; `invalid`: the path is no gRPC method (two parts of `A-Z a-z 0-9 _ . $ -`); `_OTHER`: beyond a limit |
 | `rpc_response_status_code`, `grpc_status` | `OK` … `UNAUTHENTICATED`; `none`: the call ended without a status (cancelled, connection lost); `unresolved`: there was one, or may have been, that could not be read; `_OTHER`: a number above 16 |
 | `error_type` | absent for a success. On the client's side the status of every call that is not `OK`, on the server's `UNKNOWN`, `DEADLINE_EXCEEDED`, `UNIMPLEMENTED`, `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS` (OpenTelemetry's rule); `DEADLINE_EXCEEDED` whenever the deadline passed, `connection_lost` when the connection went away |
+| `destination` | `:authority` of the requests; `unresolved`: not known, or an address; `_OTHER` beyond 500 pairs of a workload and a destination |
 | `side` | the side that the workload has: `client`, `server`; `unresolved` while it is not known |
 | `outcome` | `ok`, `error`, `deadline`, `cancelled`, `aborted` (connection lost), `refused`, `unresolved` (how it ended was not seen), `evicted` (given up while open) |
 | `start` | `seen`; `unseen`: the agent came after the request, so the call has no duration |

@@ -11,10 +11,11 @@ use prometheus_client::encoding::{
 };
 use prometheus_client::metrics::MetricType;
 
+use super::balance::BalanceSnapshot;
 use super::catalogue::{self as names, CATALOGUE, Family, Kind};
 use super::health::HealthSnapshot;
 use super::histogram::{Histogram, ZERO_THRESHOLD};
-use agent_core::detectors::correlation;
+use agent_core::detectors::{Balanced, correlation};
 use agent_core::observation::Side;
 
 use super::labels::{self, Method};
@@ -42,7 +43,12 @@ pub(super) trait Families {
 }
 
 /// Hands over everything, in the catalogue's order. A family without series is left out.
-pub(super) fn write(series: &Snapshot, health: &HealthSnapshot, to: &mut dyn Families) -> fmt::Result {
+pub(super) fn write(
+    series: &Snapshot,
+    balance: &BalanceSnapshot,
+    health: &HealthSnapshot,
+    to: &mut dyn Families,
+) -> fmt::Result {
     let mut families = Collected::default();
     for (key, state) in &series.states {
         for (cell, value) in &state.cells {
@@ -58,6 +64,7 @@ pub(super) fn write(series: &Snapshot, health: &HealthSnapshot, to: &mut dyn Fam
             families.add(family, labels, Value::Histogram(histogram));
         }
     }
+    balance_rows(&mut families, balance);
     health_rows(&mut families, series, health);
     open_call_rows(&mut families, health);
     for family in CATALOGUE {
@@ -301,6 +308,40 @@ fn open_call_rows(families: &mut Collected<'_>, health: &HealthSnapshot) {
             families.add(&names::OPEN_MESSAGES, labels, Value::Whole(count));
         }
     }
+}
+
+fn balance_rows(families: &mut Collected<'_>, balance: &BalanceSnapshot) {
+    for ((service_name, destination), clients) in &balance.clients {
+        let labels = || vec![("service_name", service_name.clone()), ("destination", destination.clone())];
+        let processes = [
+            (Balanced::OneConnection, clients.one),
+            (Balanced::SeveralConnections, clients.several),
+            (Balanced::FewCalls, clients.few_calls),
+        ];
+        for (balanced, count) in processes {
+            let mut labels = labels();
+            labels.push(("balanced", balanced.as_str().to_owned()));
+            families.add(&names::CLIENT_PROCESSES, labels, Value::Whole(count));
+        }
+        if let Some(ratio) = clients.busiest_ratio {
+            families.add(&names::BUSIEST_CONNECTION, labels(), Value::Real(ratio));
+        }
+        families.add(&names::DESTINATION_CONNECTIONS, labels(), Value::Whole(clients.connections));
+        let oldest = Value::Real(clients.oldest_ns as f64 / 1e9);
+        families.add(&names::OLDEST_CONNECTION, labels(), oldest);
+        families.add(&names::DESTINATION_BACKENDS, labels(), Value::Whole(clients.backends));
+    }
+    for (service_name, servers) in &balance.servers {
+        let labels = || vec![("service_name", service_name.clone())];
+        for (calls, count) in [("some", servers.with_calls), ("none", servers.without_calls)] {
+            let mut labels = labels();
+            labels.push(("calls", calls.to_owned()));
+            families.add(&names::SERVER_PROCESSES, labels, Value::Whole(count));
+        }
+        families.add(&names::SERVER_WINDOW_CALLS, labels(), Value::Whole(servers.calls));
+        families.add(&names::BUSIEST_SERVER, labels(), Value::Whole(servers.busiest_calls));
+    }
+    families.add(&names::BALANCE_REFUSED, Vec::new(), Value::Whole(balance.refused));
 }
 
 fn health_rows<'a>(families: &mut Collected<'a>, series: &Snapshot, health: &HealthSnapshot) {

@@ -82,7 +82,7 @@ impl Workload {
 }
 
 /// Replaces what does not print, and cuts at a character's boundary.
-fn printable(text: &str, bytes_max: usize) -> String {
+pub(super) fn printable(text: &str, bytes_max: usize) -> String {
     let mut out = String::with_capacity(text.len().min(bytes_max));
     for character in text.chars() {
         let character = if character.is_control() { '\u{fffd}' } else { character };

@@ -3,6 +3,7 @@
 //! The pipeline asks [`Metrics::connection`] for the series of each connection and hands them what the core
 //! observes; [`Metrics::encode`] writes everything down. Every metric is in the [`catalogue`].
 
+mod balance;
 pub mod catalogue;
 mod connection;
 mod connection_events;
@@ -22,6 +23,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use agent_core::detectors::Detectors;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_protobuf};
 use prometheus_client::registry::Registry;
@@ -34,6 +36,7 @@ pub use labels::Workload;
 pub use open_calls::OpenCalls;
 pub use store::{Clock, SeriesLimits};
 
+use balance::Balance;
 use exposition::Client;
 use health::Health;
 use store::Store;
@@ -48,6 +51,7 @@ pub struct Metrics {
 #[derive(Debug)]
 struct Sources {
     store: Arc<Store>,
+    balance: Balance,
     health: Health,
 }
 
@@ -95,7 +99,7 @@ impl Metrics {
     #[must_use]
     pub fn with_clock(limits: SeriesLimits, clock: Clock) -> Self {
         let store = Arc::new(Store::new(limits, clock));
-        let sources = Arc::new(Sources { store, health: Health::default() });
+        let sources = Arc::new(Sources { store, balance: Balance::default(), health: Health::default() });
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Arc::clone(&sources)));
         Metrics { sources, registry }
@@ -105,6 +109,12 @@ impl Metrics {
     #[must_use]
     pub fn connection(&self, workload: &Arc<Workload>) -> ConnectionSeries {
         ConnectionSeries::new(Arc::clone(&self.sources.store), Arc::clone(workload))
+    }
+
+    /// How calls are spread, as of the detectors' last look; what was said before is replaced.
+    pub fn set_balance(&self, detectors: &Detectors) {
+        let (spreads, served) = (detectors.spreads(), detectors.served());
+        self.sources.balance.set(spreads, served, detectors.groups_refused());
     }
 
     /// Entries left the list of findings before their time.
@@ -183,7 +193,7 @@ impl std::error::Error for EncodeError {}
 
 impl Sources {
     fn write(&self, to: &mut dyn exposition::Families) -> fmt::Result {
-        exposition::write(&self.store.snapshot(), &self.health.snapshot(), to)
+        exposition::write(&self.store.snapshot(), &self.balance.snapshot(), &self.health.snapshot(), to)
     }
 }
 

@@ -72,6 +72,9 @@ pub trait Listener {
     /// A detector has spoken, about this connection or about nothing that is open. Nothing does in a pipeline without
     /// detectors.
     fn handle_finding(&mut self, _subject: Option<&Subject>, _finding: Finding) {}
+
+    /// The detectors have looked at what lasts: what they know besides findings can be asked for.
+    fn handle_look(&mut self, _detectors: &Detectors) {}
 }
 
 /// How often all open calls are looked at: each of them is visited.
@@ -150,6 +153,7 @@ impl<L: Listener> Pipeline<L> {
             && detectors.poll_timeout().is_some_and(|due| due <= now)
         {
             detectors.handle_timeout(&self.observer, now);
+            self.listener.handle_look(detectors);
             let (subjects, listener) = (&mut self.subjects, &mut self.listener);
             self.observer.visit_open_stalls(|stall| {
                 if let Some((subject, connection)) = subjects.get_mut(&stall.connection) {
