@@ -240,3 +240,11 @@ fn a_finding_is_explained_and_without_a_name_all_are_listed() {
         "{unknown:?}"
     );
 }
+
+#[test]
+fn links_are_shown_only_where_the_command_watches_by_itself() {
+    let refused = run(&["findings", "--links"]);
+    assert!(refused.code == Some(2) && refused.stderr.contains("--live"), "{refused:?}");
+    let settings = run(&["findings", "--live", "--links", "--print-config"]);
+    assert_eq!((settings.code, settings.stderr.as_str()), (Some(0), ""));
+}

@@ -5,15 +5,18 @@ use std::io::{self, Write};
 
 use agent_core::Observation;
 use agent_core::detectors::Finding;
+use agent_core::detectors::correlation::Correlated;
+use agent_core::observation::CallStarted;
 use anyhow::Context;
 
 use super::FindingsArgs;
+use super::links::Links;
 use crate::capture::kernel::{Counters, KernelCapture};
 use crate::commands::live::{self, Printer};
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::findings::{About, Entry, Filter};
-use crate::identity::Identities;
+use crate::identity::{Identities, Identity};
 use crate::output::findings::{self, FindingLines};
 use crate::output::json;
 use crate::output::terminal::Look;
@@ -31,10 +34,11 @@ pub(super) fn execute(args: &FindingsArgs, config: &Config) -> Result<(), Failur
     } else {
         Form::Lines(FindingLines::new(Look::of_stdout(config.log.color)))
     };
+    let links = args.links.then(Links::new);
     let stop = Stop::default();
     let (limits, thresholds, asked) = (config.core_limits(), config.findings.thresholds(), stop.clone());
     live::watch_and_print(capture, &stop, move |capture| {
-        let mut printer = FindingPrinter::new(form, filter, asked, io::stdout());
+        let mut printer = FindingPrinter::new(form, filter, links, asked, io::stdout());
         printer.write_ready(capture).context("write to the standard output")?;
         let identities = Identities::new("/proc", Identities::CAPACITY);
         Ok(Pipeline::new(limits, identities, printer).with_detectors(thresholds))
@@ -51,6 +55,8 @@ struct FindingPrinter<W> {
     out: W,
     form: Form,
     filter: Filter,
+    /// For those who want to know what outbound calls belong to.
+    links: Option<Links>,
     stop: Stop,
     unix_offset_ns: i64,
     counters: Counters,
@@ -61,11 +67,12 @@ struct FindingPrinter<W> {
 }
 
 impl<W: Write> FindingPrinter<W> {
-    fn new(form: Form, filter: Filter, stop: Stop, out: W) -> Self {
+    fn new(form: Form, filter: Filter, links: Option<Links>, stop: Stop, out: W) -> Self {
         FindingPrinter {
             out,
             form,
             filter,
+            links,
             stop,
             unix_offset_ns: pipeline::unix_offset_ns(),
             counters: Counters::default(),
@@ -93,6 +100,12 @@ impl<W: Write> FindingPrinter<W> {
         self.out.flush()
     }
 
+    /// The output does not work any more: the end.
+    fn give_up(&mut self, error: io::Error) {
+        self.broken = Some(error);
+        self.stop.stop();
+    }
+
     fn write_summary(&mut self) -> io::Result<()> {
         match &self.form {
             Form::Json => {
@@ -102,6 +115,9 @@ impl<W: Write> FindingPrinter<W> {
                 }
                 let mut summary = live::summary_of(&self.counters);
                 summary.insert("findings".to_owned(), serde_json::to_value(findings).unwrap_or_default());
+                if let Some(links) = &self.links {
+                    summary.insert("links".to_owned(), links.json());
+                }
                 json::write_line(&mut self.out, &summary)?;
             }
             Form::Lines(_) => {
@@ -111,6 +127,9 @@ impl<W: Write> FindingPrinter<W> {
                 }
                 for ((finding, verdict), count) in &self.counts {
                     writeln!(self.out, "{count} {finding} {verdict}")?;
+                }
+                if let Some(links) = &self.links {
+                    links.write_counts(&mut self.out)?;
                 }
                 writeln!(self.out, "{}", live::losses_of(&self.counters))?;
             }
@@ -141,7 +160,33 @@ impl<W: Write> Listener for FindingPrinter<W> {
 
     fn handle_connection(&mut self, _subject: &Subject) {}
 
-    fn handle_observation(&mut self, _subject: &Subject, (): &mut (), _observation: Observation) {}
+    fn handle_observation(&mut self, _subject: &Subject, (): &mut (), observation: Observation) {
+        if let (Some(links), Observation::CallStarted(call)) = (&mut self.links, &observation) {
+            links.handle_call(call);
+        }
+    }
+
+    fn handle_correlated(
+        &mut self,
+        subject: &Subject,
+        (): &mut (),
+        call: &CallStarted,
+        correlated: &Correlated,
+    ) {
+        let Identity { service_name, pid, .. } = &*subject.process;
+        let is_asked_for = self.filter.service_name.as_ref().is_none_or(|wanted| wanted == service_name);
+        let Some(links) = self.links.as_mut().filter(|_| is_asked_for && self.broken.is_none()) else {
+            return;
+        };
+        let link = links.link(service_name, *pid, call, correlated, self.unix_offset_ns);
+        let written = match &self.form {
+            Form::Json => link.write_json(&mut self.out),
+            Form::Lines(_) => link.write_line(&mut self.out),
+        };
+        if let Err(error) = written.and_then(|()| self.out.flush()) {
+            self.give_up(error);
+        }
+    }
 
     fn handle_finding(&mut self, subject: Option<&Subject>, finding: Finding) {
         let entry = Entry::of(&finding, &About::of(subject, &finding), self.unix_offset_ns);
@@ -150,8 +195,7 @@ impl<W: Write> Listener for FindingPrinter<W> {
         }
         *self.counts.entry((entry.finding.clone(), entry.verdict.clone())).or_default() += 1;
         if let Err(error) = self.write(&entry) {
-            self.broken = Some(error);
-            self.stop.stop();
+            self.give_up(error);
         }
     }
 }

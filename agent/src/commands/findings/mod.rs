@@ -1,6 +1,7 @@
 //! `grpcscope findings`: what is wrong on this node, as the running agent knows it or as it is found.
 
 mod ask;
+mod links;
 mod live;
 
 use agent_core::detectors::{Name, Verdict};
@@ -33,6 +34,10 @@ pub struct FindingsArgs {
     /// firing, quiet or undecided
     #[arg(long, value_name = "VERDICT", value_parser = query::verdict)]
     pub verdict: Option<Verdict>,
+
+    /// Print also what each call that a process makes belongs to: which call that it serves, and how that is known
+    #[arg(long, requires = "live")]
+    pub links: bool,
 
     /// Print JSON: the agent's answer, or with --live one object a line
     #[arg(long)]
