@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Evidence, best first; a link is never a guess, and what contradicts it takes it away:
-//! - `trace`: both requests carry the same trace id or `x-request-id`, and no other inbound call does that is open, ended a moment
-//!   ago, or was given up. With several (retries, several calls of one trace) the next evidence decides. What begins after its
+//! - `trace`: both requests carry the same trace id, or without any the same `x-request-id`, and no other inbound call does that is
+//!   open, ended a moment ago, or was given up. With several (retries, several calls of one trace) the next evidence decides. What begins after its
 //!   only call has ended belongs to nothing: nobody waits for it any more, and its deadline is its own.
 //! - `thread`: the outbound request was written by the thread that read the end of the inbound one, and no other since, in a
 //!   process whose threads have one call each ([`threads`]).

@@ -163,13 +163,9 @@ impl Process {
         self.without_trace -=
             u32::from(std::mem::take(&mut call.may_have_unread_trace)).min(self.without_trace);
         let Some((at, cause)) = given_up else {
-            let traces = call.traces;
+            let trace = trace_keys(call.traces).into_iter().flatten().next();
             self.forget(key);
-            let mut forgotten = false;
-            for trace in trace_keys(traces).into_iter().flatten() {
-                forgotten |= self.ended.add(trace);
-            }
-            return forgotten;
+            return trace.is_some_and(|trace| self.ended.add(trace));
         };
         call.state = State::GivenUp(at, cause);
         self.threads.handle_given_up(call.thread);
@@ -223,19 +219,31 @@ impl Process {
         }
     }
 
-    /// The call that shares a trace with a request. With several of one trace id the request id may tell.
+    /// The call that shares a trace id with a request, or the request id where there is no trace id. With several of one trace id
+    /// that are open the request id may tell.
     pub(super) fn by_trace(&self, traces: Traces) -> ByTrace {
-        let mut found = ByTrace::Nothing;
-        for trace in trace_keys(traces).into_iter().flatten() {
-            let Some(open) = self.traces.get(&trace) else { continue };
-            match open.only().and_then(|index| self.inbound.key_at(index)) {
-                Some(key) if !self.ended.has(trace) => return ByTrace::Only(key),
-                Some(_) | None => found = ByTrace::Several,
-            }
+        let mut keys = trace_keys(traces).into_iter().flatten();
+        let Some(first) = keys.next() else { return ByTrace::Nothing };
+        let of = |key: u64| {
+            let calls = self.traces.get(&key)?;
+            Some(calls.only().and_then(|index| self.inbound.key_at(index)))
+        };
+        match (of(first), self.ended.has(first)) {
+            (None, false) => ByTrace::Nothing,
+            (None, true) => ByTrace::Ended,
+            // A request id alone says nothing of a call that has a trace id besides: only the latter is remembered at its end.
+            (Some(Some(key)), false) if self.has_first(key, first) => ByTrace::Only(key),
+            (Some(None), false) => match keys.next().and_then(of) {
+                Some(Some(key)) if self.has_first(key, first) => ByTrace::Only(key),
+                Some(_) | None => ByTrace::Several,
+            },
+            (Some(_), _) => ByTrace::Several,
         }
-        let has_ended =
-            || trace_keys(traces).into_iter().flatten().next().is_some_and(|trace| self.ended.has(trace));
-        if matches!(found, ByTrace::Nothing) && has_ended() { ByTrace::Ended } else { found }
+    }
+
+    fn has_first(&self, key: Key, first: u64) -> bool {
+        let traces = self.inbound.get(key).map(|call| trace_keys(call.traces));
+        traces.is_some_and(|keys| keys.into_iter().flatten().next() == Some(first))
     }
 
     /// The only call that may be worked on.

@@ -150,11 +150,11 @@ pub(super) struct Recent {
 type Line = [u64; 8];
 
 /// Of each filter: 32 bits for each hash of a full turn.
-const LINES: usize = 128;
+const LINES: usize = 64;
 
 impl Recent {
     /// Hashes of one turn.
-    pub(super) const MOST: usize = 2_048;
+    pub(super) const MOST: usize = 1_024;
 
     /// Adds a hash. True if others had to be forgotten early, since the turn was full.
     pub(super) fn add(&mut self, hash: u64) -> bool {
