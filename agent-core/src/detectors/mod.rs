@@ -267,20 +267,23 @@ pub struct Detectors {
 type Connections = HashMap<ConnectionId, Watched, RandomState>;
 
 /// What detectors know of a connection.
+///
+/// In the order of use: what every call needs stands in front.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Watched {
     connection: ConnectionId,
-    party: Party,
     side: Option<Side>,
     sync: Sync,
-    load: balance::Load,
     stream_limit: stream_limit::OfConnection,
-    health: connection_health::OfConnection,
+    correlation: correlation::OfConnection,
     retries: retries::OfConnection,
     retry_storm: retry_storm::OfConnection,
+    load: balance::Load,
+    party: Party,
+    health: connection_health::OfConnection,
     /// Set by the first stall.
     flow_control: Option<Box<flow_control::Remembered>>,
-    correlation: correlation::OfConnection,
 }
 
 impl Watched {

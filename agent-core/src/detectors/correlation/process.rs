@@ -23,10 +23,11 @@ const GIVEN_UP: usize = 1_024;
 const METHODS: usize = 64;
 
 /// A process with connections.
+///
+/// In the order of use: what every call needs stands in front.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Process {
-    pub(super) connections: u32,
-    pub(super) inbound: Slab<Inbound>,
     /// Calls that may be worked on: those that are open, and those that were given up a moment ago.
     pub(super) candidates: Set,
     /// Short calls of the infrastructure that are open.
@@ -35,26 +36,28 @@ pub(crate) struct Process {
     pub(super) beyond: u32,
     /// Open inbound calls that may have a trace which could not be read.
     pub(super) without_trace: u32,
-    traces: HashMap<u64, Set, RandomState>,
-    pub(super) threads: Threads,
-    /// Traces of calls that ended a moment ago.
-    ended: Recent,
-    /// Calls that were given up, and when they are forgotten.
-    given_up: VecDeque<(Timestamp, Key)>,
-    pub(super) outbound: Slab<Outbound>,
-    methods: Vec<Method>,
     /// Connections on which an inbound call may be open that was not seen.
     pub(super) blind: u32,
     /// Of them, those of which nothing is understood now.
     pub(super) desynced: u32,
+    pub(super) connections: u32,
     /// Until then such a call may be open.
     pub(super) doubted_until: Timestamp,
     /// Until then such a call may be open that began within the time for which calls are remembered.
     pub(super) traces_doubted_until: Timestamp,
     /// When the last outbound call began.
     pub(super) latest: Timestamp,
+    /// Traces of calls that ended a moment ago.
+    ended: Recent,
+    traces: HashMap<u64, Set, RandomState>,
+    pub(super) inbound: Slab<Inbound>,
+    /// Calls that were given up, and when they are forgotten.
+    given_up: VecDeque<(Timestamp, Key)>,
+    pub(super) threads: Threads,
+    methods: Vec<Method>,
     /// Deadlines of its inbound calls.
     pub(in crate::detectors) deadlines: fixed::Inbound,
+    pub(super) outbound: Slab<Outbound>,
 }
 
 /// An inbound call.
