@@ -235,6 +235,9 @@ func (c *caller) load() {
 					return
 				}
 				if c.scenario.calls > 0 {
+					if c.scenario.methods > 0 {
+						n %= c.scenario.methods
+					}
 					c.get("slow 5", generous, fmt.Sprint("C", n))
 				} else {
 					c.get("ok", generous, "Get")

@@ -18,6 +18,7 @@ type scenario struct {
 	serve, noTrace     bool
 	whileStdin         bool
 	calls, concurrency int
+	methods            int
 	seconds, rate      float64
 }
 
@@ -39,6 +40,7 @@ func runScenario(arguments []string) {
 	flags.StringVar(&s.next, "next", "", "host:port of the next hop, several with commas")
 	flags.StringVar(&s.callee, "callee", "callee", "name of the next hop")
 	flags.IntVar(&s.calls, "calls", 0, "so many calls")
+	flags.IntVar(&s.methods, "methods", 0, "names of methods, which repeat")
 	flags.Float64Var(&s.seconds, "seconds", 0, "for so long")
 	flags.Float64Var(&s.rate, "rate", 0, "calls a second")
 	flags.IntVar(&s.concurrency, "concurrency", 1, "calls at once")

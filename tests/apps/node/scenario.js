@@ -24,7 +24,7 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, Math.max(0, m
 const { values: args } = parseArgs({
   options: {
     scenario: { type: 'string' }, serve: { type: 'boolean', default: false }, next: { type: 'string' },
-    callee: { type: 'string', default: 'callee' }, calls: { type: 'string', default: '0' },
+    callee: { type: 'string', default: 'callee' }, calls: { type: 'string', default: '0' }, methods: { type: 'string' },
     seconds: { type: 'string', default: '0' }, rate: { type: 'string', default: '0' },
     concurrency: { type: 'string', default: '1' }, 'no-trace': { type: 'boolean', default: false },
     truth: { type: 'string' }, 'while-stdin': { type: 'boolean', default: false },
@@ -238,7 +238,7 @@ async function load() {
       const n = number;
       number += 1;
       if ((calls && n >= calls) || (seconds && performance.now() - begin > seconds * 1e3)) return;
-      await (calls ? get('slow 5', GENEROUS, `C${n}`) : get('ok'));
+      await (calls ? get('slow 5', GENEROUS, `C${n % Number(args.methods ?? calls)}`) : get('ok'));
       if (rate) await sleep(begin + made * concurrency * 1e3 / rate - performance.now());
     }
   };

@@ -360,7 +360,7 @@ class Caller:
                     trace = self.trace()
                 if number is None:
                     return
-                method = f"C{number}" if self.arguments.calls else "Get"
+                method = f"C{number % (self.arguments.methods or self.arguments.calls)}" if self.arguments.calls else "Get"
                 self.next.call(method, "slow 5" if self.arguments.calls else "ok", GENEROUS, trace)
                 due += gap
                 time.sleep(max(0.0, due - time.monotonic()))
@@ -401,6 +401,7 @@ def main():
     parser.add_argument("--next")
     parser.add_argument("--callee", default="callee")
     parser.add_argument("--calls", type=int)
+    parser.add_argument("--methods", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--rate", type=float)
     parser.add_argument("--concurrency", type=int, default=1)

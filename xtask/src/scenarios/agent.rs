@@ -22,7 +22,12 @@ pub(super) struct Agent {
 
 impl Agent {
     /// Starts it with the thresholds of a scenario, YAML as under `findings:`, and waits until it sees everything.
-    pub(super) fn start(grpcscope: &Path, thresholds: &str, folder: &Path) -> Result<Self> {
+    pub(super) fn start(
+        grpcscope: &Path,
+        thresholds: &str,
+        folder: &Path,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let config = folder.join("grpcscope.yaml");
         let text = match thresholds.trim() {
             "" => "{}\n".to_owned(),
@@ -34,6 +39,7 @@ impl Agent {
             Command::new(grpcscope)
                 .args(["findings", "--live", "--json", "--config"])
                 .arg(&config)
+                .args(arguments)
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped()),
             folder.join("agent.log"),
@@ -83,7 +89,7 @@ impl Agent {
         self.running.must_run()
     }
 
-    /// Ends it, and returns all that it found and how many events it lost.
+    /// Ends it, and returns all that it found, with the links of calls if it was asked for them, and how many events it lost.
     pub(super) fn stop(self) -> Result<(Vec<Value>, u64)> {
         let Agent { running, said, mut lines } = self;
         running.terminate()?;
@@ -95,7 +101,7 @@ impl Agent {
         let summary = lines.iter().find(|line| line["type"] == "summary");
         let lost = summary.and_then(|summary| summary["lost"].as_u64());
         let lost = lost.context("`grpcscope findings` did not say what it lost")?;
-        lines.retain(|line| line["finding"].is_string());
+        lines.retain(|line| line["finding"].is_string() || line["type"] == "link");
         Ok((lines, lost))
     }
 }

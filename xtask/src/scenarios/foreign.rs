@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::catalogue::{HEALTHY, Scenario};
+use super::links::{CALLS, CHAIN, Load, METHODS, MIDDLE};
 use super::stage::{Process, Stage};
 use crate::repo;
 
@@ -93,6 +94,7 @@ scenarios! {
     "server_dies", "a server that dies with open streams", "", false, dies: Python Node Go;
     "pinned", "a client that takes the first of three backends, beside one that takes them in turn",
         "{pinned: {window: 12s}}", false, pinned: Python Node Go;
+    "chain", "calls over a hop, of which is known what belongs to what", "", false, linked: Python Node Go;
     "healthy", "everything done right, under load, over a hop and two backends", "", false, healthy: Python Node Go;
 }
 
@@ -104,7 +106,24 @@ pub(super) const MIXED: &[Scenario] = &[
     mixed("grpc-go > grpcio > grpc-js", |stage| {
         chain(stage, [Language::Go, Language::Python, Language::Node])
     }),
+    mixed_links("grpcio > grpc-js > grpc-go", |stage| {
+        links(stage, [Language::Python, Language::Node, Language::Go])
+    }),
+    mixed_links("grpc-go > grpcio > grpc-js", |stage| {
+        links(stage, [Language::Go, Language::Python, Language::Node])
+    }),
 ];
+
+const fn mixed_links(implementation: &'static str, play: fn(&Stage) -> Result<()>) -> Scenario {
+    Scenario {
+        name: CHAIN,
+        implementation,
+        about: "calls over a hop of another implementation, of which is known what belongs to what",
+        thresholds: "",
+        in_tests: false,
+        play,
+    }
+}
 
 const fn mixed(implementation: &'static str, play: fn(&Stage) -> Result<()>) -> Scenario {
     Scenario {
@@ -172,6 +191,28 @@ fn chain(stage: &Stage, [caller, middle, callee]: [Language; 3]) -> Result<()> {
     middle.finish()?;
     first.finish()?;
     second.finish()
+}
+
+/// The same chain under each load, with processes of its own for each.
+fn linked(stage: &Stage, _: &str, language: Language) -> Result<()> {
+    links(stage, [language; 3])
+}
+
+fn links(stage: &Stage, [caller, middle, callee]: [Language; 3]) -> Result<()> {
+    for load in Load::all() {
+        let (calls, in_flight) = (CALLS.to_string(), load.in_flight.to_string());
+        let methods = METHODS.to_string();
+        let callee = serve(stage, &load.name("callee"), callee, CHAIN, &[])?;
+        let middle = serve(stage, &load.name(MIDDLE), middle, CHAIN, &["--next", callee.address()?])?;
+        let mut arguments = vec!["--next", middle.address()?, "--calls", &calls, "--concurrency", &in_flight];
+        if !load.traceparent {
+            arguments.extend(["--no-trace", "--methods", &methods]);
+        }
+        stage.start(&load.name("caller"), caller.command(CHAIN, &arguments))?.ends()?;
+        middle.finish()?;
+        callee.finish()?;
+    }
+    Ok(())
 }
 
 fn serve(

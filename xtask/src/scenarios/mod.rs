@@ -16,6 +16,7 @@ mod delay;
 mod flow_control;
 mod foreign;
 mod healthy;
+mod links;
 mod report;
 
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use anyhow::{Context, Result, bail};
 
 use self::agent::Agent;
 use self::catalogue::{Scenario, scenarios};
+use self::links::{CHAIN, Links};
 use self::matching::{Found, Matching};
 use self::report::{Outcome, Report};
 use self::stage::Stage;
@@ -33,6 +35,8 @@ use crate::setup::{self, Purpose};
 
 /// How long the last findings may take to come through, if some are missing.
 const TAIL: Duration = Duration::from_secs(5);
+/// How long the last links may take.
+const LAST_LINKS: Duration = Duration::from_secs(1);
 /// Seconds of load in a short run.
 const SHORT_SECONDS: f64 = 20.0;
 
@@ -148,7 +152,9 @@ fn play_one(programs: &Programs, scenario: &Scenario, seconds: f64) -> Result<Ou
     let folder =
         repo::cache().join("runs/scenarios").join(format!("{}-{}", scenario.name, scenario.implementation));
     let stage = Stage::new(programs, folder, seconds)?;
-    let mut agent = Agent::start(&programs.grpcscope, scenario.thresholds, stage.folder())?;
+    let is_chain = scenario.name == CHAIN;
+    let asked: &[&str] = if is_chain { &["--links"] } else { &[] };
+    let mut agent = Agent::start(&programs.grpcscope, scenario.thresholds, stage.folder(), asked)?;
     let began = Instant::now();
     (scenario.play)(&stage)?;
     let took = began.elapsed();
@@ -170,6 +176,10 @@ fn play_one(programs: &Programs, scenario: &Scenario, seconds: f64) -> Result<Ou
         }
         agent.listen(Duration::from_millis(100))?;
     }
+    if is_chain {
+        // Nothing is provoked in it that could be waited for.
+        agent.listen(LAST_LINKS)?;
+    }
     let (lines, lost) = agent.stop()?;
     let found: Result<Vec<Found>> = lines.iter().filter_map(seen).collect();
     let undecided: Result<Vec<Found>> = lines
@@ -181,6 +191,7 @@ fn play_one(programs: &Programs, scenario: &Scenario, seconds: f64) -> Result<Ou
     Ok(Outcome {
         matching: Matching::of(truth.provoked, found?),
         undecided: undecided?,
+        links: if is_chain { Links::of(&lines, &processes)? } else { Vec::new() },
         lost,
         calls: truth.calls,
         took,

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::json;
 
 use super::catalogue::{HEALTHY, KEEPING_UP, Scenario};
+use super::links::{CHAIN, Links};
 use super::matching::{Found, Matching};
 
 /// What was found has to have been provoked, all of it.
@@ -21,6 +22,8 @@ pub(super) struct Outcome {
     pub(super) matching: Matching,
     /// Findings that the agent left open.
     pub(super) undecided: Vec<Found>,
+    /// What outbound calls were said to belong to, in scenarios that measure that.
+    pub(super) links: Vec<Links>,
     /// Events that the agent says it lost.
     pub(super) lost: u64,
     /// Calls that were made, if the processes keep a list of them.
@@ -62,7 +65,11 @@ impl Played {
                 count => Some(format!("{count} findings where nothing is wrong")),
             };
         }
-        if matching.provoked() == 0 {
+        let is_chain = self.name == CHAIN;
+        if is_chain && let Some(fault) = outcome.links.iter().find_map(Links::fault) {
+            return Some(fault);
+        }
+        if matching.provoked() == 0 && !is_chain {
             return Some("nothing was provoked".to_owned());
         }
         if matching.precision() < PRECISION_AT_LEAST {
@@ -128,16 +135,28 @@ impl Report {
                 played.took.as_secs_f64()
             );
         }
+        for (played, links) in self.links() {
+            println!("\nlinks of {}\n{}", played.implementation, Links::HEADER);
+            links.iter().for_each(|links| println!("{}", links.row()));
+        }
         if as_json {
             println!("{}", self.json());
         }
+    }
+
+    /// Of those that have any.
+    fn links(&self) -> impl Iterator<Item = (&Played, &[Links])> {
+        self.0.iter().filter_map(|played| {
+            let links = &played.outcome.as_ref().ok()?.links;
+            (!links.is_empty()).then_some((played, links.as_slice()))
+        })
     }
 
     fn json(&self) -> serde_json::Value {
         let scenarios = self.0.iter().map(|played| {
             let mut object = json!({"name": played.name, "implementation": played.implementation});
             match &played.outcome {
-                Ok(Outcome { matching, undecided, lost, calls, took }) => {
+                Ok(Outcome { matching, undecided, links: _, lost, calls, took }) => {
                     object["provoked"] = json!(matching.provoked());
                     object["found"] = json!(matching.found());
                     object["precision"] = json!(matching.precision());
@@ -156,6 +175,13 @@ impl Report {
             object
         });
         let mut line = json!({"scenarios": scenarios.collect::<Vec<_>>()});
+        let links: Vec<serde_json::Value> = self
+            .links()
+            .flat_map(|(played, links)| links.iter().map(|links| links.json(played.implementation)))
+            .collect();
+        if !links.is_empty() {
+            line["links"] = json!(links);
+        }
         // Without a healthy run there is nothing to say of it.
         if self.0.iter().any(|played| played.is_healthy() && played.outcome.is_ok()) {
             line["healthy_findings"] = json!(self.0.iter().map(Played::healthy_findings).sum::<usize>());
