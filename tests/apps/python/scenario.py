@@ -187,13 +187,13 @@ class Hop(grpc.GenericRpcHandler):
         over = threading.Event()
         if not context.add_callback(over.set):
             over.set()
-        timeout = context.time_remaining()
-        self.next.call("Get", "ok", timeout, trace)
+        # What is left shrinks: the same timeout again would be a later deadline.
+        self.next.call("Get", "ok", context.time_remaining(), trace)
         say({"working": True})
-        self.next.call("Get", "slow 1500", timeout, trace, "uncancelled_call")
+        self.next.call("Get", "slow 1500", context.time_remaining(), trace, "uncancelled_call")
         over.wait()
         for _ in range(2):
-            self.next.call("Get", "ok", timeout, trace, "uncancelled_call")
+            self.next.call("Get", "ok", context.time_remaining(), trace, "uncancelled_call")
         return b""
 
 

@@ -94,46 +94,43 @@ scenarios! {
     "server_dies", "a server that dies with open streams", "", false, dies: Python Node Go;
     "pinned", "a client that takes the first of three backends, beside one that takes them in turn",
         "{pinned: {window: 12s}}", false, pinned: Python Node Go;
+    "deadline_reset", "a hop that sets the deadline anew", "", false, hop: Python Node Go;
+    "deadline_dropped", "a hop that does not hand the deadline on", "", false, hop: Python Node Go;
+    "ignores_cancellation", "a handler that goes on calling when its caller has gone", "", false, hop: Python Node Go;
     "chain", "calls over a hop, of which is known what belongs to what", "", false, linked: Python Node Go;
     "healthy", "everything done right, under load, over a hop and two backends", "", false, healthy: Python Node Go;
 }
 
-/// A chain of all three, in two orders: whatever one of them does on the wire, the next one has to be understood beside it.
-pub(super) const MIXED: &[Scenario] = &[
-    mixed("grpcio > grpc-js > grpc-go", |stage| {
-        chain(stage, [Language::Python, Language::Node, Language::Go])
-    }),
-    mixed("grpc-go > grpcio > grpc-js", |stage| {
-        chain(stage, [Language::Go, Language::Python, Language::Node])
-    }),
-    mixed_links("grpcio > grpc-js > grpc-go", |stage| {
-        links(stage, [Language::Python, Language::Node, Language::Go])
-    }),
-    mixed_links("grpc-go > grpcio > grpc-js", |stage| {
-        links(stage, [Language::Go, Language::Python, Language::Node])
-    }),
-];
+/// The orders of the mixed chains: the caller, the hop, the callee.
+const PY_NODE_GO: [Language; 3] = [Language::Python, Language::Node, Language::Go];
+const GO_PY_NODE: [Language; 3] = [Language::Go, Language::Python, Language::Node];
 
-const fn mixed_links(implementation: &'static str, play: fn(&Stage) -> Result<()>) -> Scenario {
-    Scenario {
-        name: CHAIN,
-        implementation,
-        about: "calls over a hop of another implementation, of which is known what belongs to what",
-        thresholds: "",
-        in_tests: false,
-        play,
-    }
+/// One row a scenario that chains of all three play, each in both orders.
+macro_rules! mixed {
+    ($($name:literal, $about:literal, $play:expr;)*) => {
+        /// Chains of all three: whatever one of them does on the wire, the next one has to be understood beside it.
+        pub(super) const MIXED: &[Scenario] = &[$(
+            mixed("grpcio > grpc-js > grpc-go", $name, $about, |stage| $play(stage, $name, PY_NODE_GO)),
+            mixed("grpc-go > grpcio > grpc-js", $name, $about, |stage| $play(stage, $name, GO_PY_NODE)),
+        )*];
+    };
 }
 
-const fn mixed(implementation: &'static str, play: fn(&Stage) -> Result<()>) -> Scenario {
-    Scenario {
-        name: HEALTHY,
-        implementation,
-        about: "everything done right, under load, over a hop of another implementation",
-        thresholds: "",
-        in_tests: false,
-        play,
-    }
+mixed! {
+    "healthy", "everything done right, under load, over a hop of another implementation", chain;
+    "chain", "calls over a hop of another implementation, of which is known what belongs to what", links;
+    "deadline_reset", "a hop of another implementation that sets the deadline anew", hops;
+    "deadline_dropped", "a hop of another implementation that does not hand the deadline on", hops;
+    "ignores_cancellation", "a handler of another implementation that goes on calling when its caller has gone", hops;
+}
+
+const fn mixed(
+    implementation: &'static str,
+    name: &'static str,
+    about: &'static str,
+    play: fn(&Stage) -> Result<()>,
+) -> Scenario {
+    Scenario { name, implementation, about, thresholds: "", in_tests: false, play }
 }
 
 /// A caller and a callee.
@@ -174,11 +171,11 @@ const HEALTHY_RATE: &str = "500";
 const HEALTHY_AT_ONCE: &str = "16";
 
 /// A caller, a hop, and two callees that get their calls in turn.
-fn healthy(stage: &Stage, _: &str, language: Language) -> Result<()> {
-    chain(stage, [language; 3])
+fn healthy(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
+    chain(stage, scenario, [language; 3])
 }
 
-fn chain(stage: &Stage, [caller, middle, callee]: [Language; 3]) -> Result<()> {
+fn chain(stage: &Stage, _: &str, [caller, middle, callee]: [Language; 3]) -> Result<()> {
     let first = serve(stage, "callee-1", callee, HEALTHY, &[])?;
     let second = serve(stage, "callee-2", callee, HEALTHY, &[])?;
     let both = format!("{},{}", first.address()?, second.address()?);
@@ -193,12 +190,25 @@ fn chain(stage: &Stage, [caller, middle, callee]: [Language; 3]) -> Result<()> {
     second.finish()
 }
 
-/// The same chain under each load, with processes of its own for each.
-fn linked(stage: &Stage, _: &str, language: Language) -> Result<()> {
-    links(stage, [language; 3])
+/// A caller, a hop that does something wrong, and a callee.
+fn hop(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
+    hops(stage, scenario, [language; 3])
 }
 
-fn links(stage: &Stage, [caller, middle, callee]: [Language; 3]) -> Result<()> {
+fn hops(stage: &Stage, scenario: &str, [caller, middle, callee]: [Language; 3]) -> Result<()> {
+    let callee = serve(stage, "callee", callee, scenario, &[])?;
+    let middle = serve(stage, MIDDLE, middle, scenario, &["--next", callee.address()?])?;
+    call(stage, caller, scenario, &["--next", middle.address()?, "--callee", MIDDLE])?.ends()?;
+    middle.finish()?;
+    callee.finish()
+}
+
+/// The same chain under each load, with processes of its own for each.
+fn linked(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
+    links(stage, scenario, [language; 3])
+}
+
+fn links(stage: &Stage, _: &str, [caller, middle, callee]: [Language; 3]) -> Result<()> {
     for load in Load::all() {
         let (calls, in_flight) = (CALLS.to_string(), load.in_flight.to_string());
         let methods = METHODS.to_string();
