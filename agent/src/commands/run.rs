@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_core::detectors::correlation::Correlated;
 use agent_core::detectors::{Detectors, Finding, Thresholds, flow_control};
-use agent_core::observation::{OpenCall, Stall};
+use agent_core::observation::{CallStarted, OpenCall, Stall};
 use agent_core::{Observation, Timestamp};
 use anyhow::Context;
 
@@ -209,6 +210,16 @@ impl Listener for MetricsListener {
 
     fn handle_open_calls_seen(&mut self) {
         self.metrics.set_open_calls(std::mem::take(&mut self.open_calls));
+    }
+
+    fn handle_correlated(
+        &mut self,
+        _subject: &Subject,
+        connection: &mut ConnectionSeries,
+        call: &CallStarted,
+        correlated: &Correlated,
+    ) {
+        connection.correlated(call, correlated);
     }
 
     fn handle_look(&mut self, detectors: &Detectors) {

@@ -155,6 +155,14 @@ families! {
         "Calls that ended since their deadline passed, by the end that gave up first.";
     TIMEOUT = Histogram "grpcscope_call_timeout_seconds" in "seconds", method_labels!(),
         "The grpc-timeout that requests carried. Bounds lie between round numbers, since encoders round differently.";
+    DEADLINE_USED = Histogram "grpcscope_call_deadline_used_ratio" in "ratio", method_labels!(),
+        "Share of its timeout that a call had used when it ended; above 1 it was too late.";
+    DEADLINE_LEFT = Histogram "grpcscope_call_deadline_left_seconds" in "seconds", method_labels!(),
+        "What was left of its timeout when a call ended; 0 if nothing was.";
+    CORRELATED = Counter "grpcscope_correlated_calls_total", method_labels!("evidence"),
+        "Calls that a process made, by how it is known which call that it served they belong to: trace, thread, sole; ambiguous and undecided belong to one that is not known, none to nothing. Calls of the infrastructure are left out.";
+    PROPAGATION = Counter "grpcscope_deadline_propagation_total", method_labels!("result", "evidence"),
+        "Calls that belong to a served call with a deadline, by what became of that: propagated (theirs is no later), reset (later), dropped (none), exhausted (they began after it), undecided.";
     MESSAGES = Counter "grpcscope_call_messages_total", method_labels!("direction"),
         "Messages of calls that ended, as the workload sent and received them.";
     RETRIES = Counter "grpcscope_call_retries_total", method_labels!("previous_attempts"),

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use agent_core::Observation;
+use agent_core::detectors::correlation::{Correlated, Correlation};
 use agent_core::observation::{
     Call, CallStarted, ConnectionStatus, EndedBy, Exchange, Messages, Outcome, Sync, Timeout,
 };
@@ -138,6 +139,20 @@ impl ConnectionSeries {
         if let Some(replaced) = self.calls.insert(started.stream, place) {
             evict(&mut shard, replaced);
         }
+    }
+
+    /// It was found out what an outbound call belongs to, which is about to start.
+    pub fn correlated(&mut self, call: &CallStarted, correlated: &Correlated) {
+        let mut update = Update::default();
+        update.add(Cell::Correlated(correlated.correlation), 1);
+        if let (Correlation::Linked(evidence), Some(result)) =
+            (correlated.correlation, correlated.propagation)
+        {
+            update.add(Cell::Propagation(result, evidence), 1);
+        }
+        let store = Arc::clone(&self.store);
+        let mut shard = store.shard(self.shard);
+        self.place_call(&mut shard, Side::Client, call.method.as_ref(), &update);
     }
 
     /// A call ended, or was given up.
@@ -276,7 +291,14 @@ fn ending(side: Side, call: &Call, start_seen: bool) -> Update {
     match (call.started, call.ended) {
         (Some(started), Some(ended)) => {
             let error = ErrorType::of(side, status, call.outcome);
-            update.observe(Distribution::Duration(status, error), ended.since(started));
+            let lasted_ns = ended.since(started);
+            update.observe(Distribution::Duration(status, error), lasted_ns);
+            if let Timeout::Ns(timeout_ns @ 1..) = call.timeout {
+                let millionths = u128::from(lasted_ns) * 1_000_000 / u128::from(timeout_ns);
+                let millionths = u64::try_from(millionths).unwrap_or(u64::MAX);
+                update.observe(Distribution::DeadlineUsed, millionths);
+                update.observe(Distribution::DeadlineLeft, timeout_ns.saturating_sub(lasted_ns));
+            }
         }
         (None, _) | (_, None) => update.add(Cell::Unmeasured(Measure::Duration), 1),
     }

@@ -146,6 +146,10 @@ fn cell_row(key: &Key, cell: Cell) -> (&'static Family, Labels) {
             with(&names::ENDED, &[("outcome", labels::outcome_label(outcome)), ("start", start)])
         }
         Cell::Deadline(deadline) => with(&names::DEADLINES, &[("deadline", deadline.as_str())]),
+        Cell::Correlated(correlation) => with(&names::CORRELATED, &[("evidence", correlation.as_str())]),
+        Cell::Propagation(result, evidence) => {
+            with(&names::PROPAGATION, &[("result", result.as_str()), ("evidence", evidence.as_str())])
+        }
         Cell::DeadlineExceeded(by) => {
             with(&names::DEADLINES_EXCEEDED, &[("ended_by", labels::ended_by_label(by))])
         }
@@ -269,6 +273,8 @@ fn histogram_row(key: &Key, distribution: Distribution) -> (&'static Family, Lab
             (family, a66_labels(key, Some(status.as_str())))
         }
         Distribution::Timeout => (&names::TIMEOUT, own_labels(key)),
+        Distribution::DeadlineUsed => (&names::DEADLINE_USED, own_labels(key)),
+        Distribution::DeadlineLeft => (&names::DEADLINE_LEFT, own_labels(key)),
         Distribution::Stall(window) => {
             let mut labels = own_labels(key);
             labels.push(("window", window.as_str().to_owned()));

@@ -73,6 +73,13 @@ pub(super) static TIMEOUT: Layout = Layout {
     units_per_base: 1e9,
 };
 
+/// Shares of a timeout, in millionths: fine near the whole, where calls begin to fail.
+pub(super) static USED: Layout = Layout {
+    bounds: &[50_000, 100_000, 250_000, 500_000, 750_000, 900_000, 950_000, 1_000_000, 1_100_000, 2_000_000],
+    exported_bounds: &[0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0, 1.1, 2.0],
+    units_per_base: 1e6,
+};
+
 /// Round trips, in nanoseconds: from inside a machine to across the world.
 pub(super) static ROUND_TRIP: Layout = Layout {
     bounds: &[

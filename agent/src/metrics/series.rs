@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use agent_core::detectors::{Name, Verdict, correlation};
+use agent_core::detectors::correlation::{self, Correlation};
+use agent_core::detectors::propagation::Propagation;
+use agent_core::detectors::{Name, Verdict};
 use agent_core::observation::{
     EndedBy, GoawayReason, Outcome, PingKind, Protocol, StatusSource, Sync, Window,
 };
@@ -90,6 +92,10 @@ pub(super) enum Cell {
     /// The flag says that the start was seen.
     Ended(Outcome, bool),
     Deadline(Deadline),
+    /// What an outbound call belongs to.
+    Correlated(Correlation),
+    /// What became of the deadline of the call that it belongs to.
+    Propagation(Propagation, correlation::Evidence),
     DeadlineExceeded(Option<EndedBy>),
     Messages(Direction),
     Unmeasured(Measure),
@@ -141,6 +147,8 @@ impl Cell {
             | Cell::InFlight
             | Cell::Ended(..)
             | Cell::Deadline(_)
+            | Cell::Correlated(_)
+            | Cell::Propagation(..)
             | Cell::DeadlineExceeded(_)
             | Cell::Messages(_)
             | Cell::Unmeasured(_)
@@ -186,6 +194,9 @@ pub(super) enum Distribution {
     Duration(Status, Option<ErrorType>),
     Size(Direction, Status),
     Timeout,
+    /// In millionths.
+    DeadlineUsed,
+    DeadlineLeft,
     Stall(Window),
     PingRoundTrip(Side),
     Lifetime(Option<Side>),
@@ -197,6 +208,8 @@ impl Distribution {
             Distribution::Duration(..) => &histogram::DURATION,
             Distribution::Size(..) => &histogram::SIZE,
             Distribution::Timeout => &histogram::TIMEOUT,
+            Distribution::DeadlineUsed => &histogram::USED,
+            Distribution::DeadlineLeft => &histogram::DURATION,
             Distribution::Stall(_) => &histogram::DURATION,
             Distribution::PingRoundTrip(_) => &histogram::ROUND_TRIP,
             Distribution::Lifetime(_) => &histogram::LIFETIME,
