@@ -366,6 +366,7 @@ impl Processes {
         };
         process.expire(thresholds, call.time);
         let method = call.method.as_ref().and_then(|name| process.method_at(name));
+        self.forgotten += u64::from(call.method.is_some() && method.is_none());
         let (evidence, inbound) = match origin(thresholds, process, method, call) {
             Ok(origin) => origin,
             Err(unlinked) => return Some((unlinked, None)),

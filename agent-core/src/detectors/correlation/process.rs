@@ -20,7 +20,7 @@ const OUTBOUND: usize = 16_384;
 /// Of the inbound calls, those that were given up are no more than so many.
 const GIVEN_UP: usize = 1_024;
 /// Methods that a process calls and that are told apart.
-const METHODS: usize = 64;
+const METHODS: usize = 256;
 
 /// A process with connections.
 ///
@@ -55,6 +55,8 @@ pub(crate) struct Process {
     given_up: VecDeque<(Timestamp, Key)>,
     pub(super) threads: Threads,
     methods: Vec<Method>,
+    /// Their places, by the address of the name: the core keeps each name once.
+    method_places: HashMap<usize, usize, RandomState>,
     /// Deadlines of its inbound calls.
     pub(in crate::detectors) deadlines: fixed::Inbound,
     pub(super) outbound: Slab<Outbound>,
@@ -286,19 +288,16 @@ impl Process {
         Some((call, self.inbound.get(call.inbound)))
     }
 
-    /// Place of a method in the list; `None` beyond the bound.
+    /// Place of a method in the list; `None` beyond the bound. The list holds the name, so that its address stays its own.
     pub(super) fn method_at(&mut self, name: &Arc<str>) -> Option<usize> {
-        // The core keeps each name once, so that the address nearly always tells.
-        let same = |method: &Method| Arc::ptr_eq(&method.name, name);
-        if let Some(at) = self.methods.iter().position(same) {
-            return Some(at);
-        }
-        if let Some(at) = self.methods.iter().position(|method| method.name == *name) {
-            return Some(at);
+        let address = name.as_ptr().addr();
+        if let Some(at) = self.method_places.get(&address) {
+            return Some(*at);
         }
         if self.methods.len() >= METHODS {
             return None;
         }
+        self.method_places.insert(address, self.methods.len());
         self.methods.push(Method {
             name: Arc::clone(name),
             on_its_own: None,
