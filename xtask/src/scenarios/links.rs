@@ -14,9 +14,9 @@ pub(super) const CHAIN: &str = "chain";
 pub(super) const CALLS: usize = 600;
 
 /// Names of methods where there is no traceparent. Other evidence asks for what is known of an outbound method, and the agent
-/// remembers 64 of them a process: with more, that bound would be measured. With more calls in flight than names, a wrong link is taken
+/// remembers 256 of them a process: with more, that bound would be measured. With more calls in flight than names, a wrong link is taken
 /// for a right one once in so many.
-pub(super) const METHODS: usize = 60;
+pub(super) const METHODS: usize = 240;
 
 /// What the caller of a chain does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
