@@ -377,6 +377,12 @@ class Caller:
         self.truth.provokes("pinned_connection", time.time_ns(), "client", lasts=True)
         self.load()
 
+    def scale_up(self):
+        self.get("ok")
+        self.truth.provokes("starved_backend", time.time_ns(), "server", cause="unused_connections",
+                            service=self.arguments.callee, lasts=True)
+        time.sleep(self.arguments.seconds)
+
 
 def call(arguments, truth):
     caller = Caller(arguments, truth)

@@ -94,6 +94,8 @@ scenarios! {
     "server_dies", "a server that dies with open streams", "", false, dies: Python Node Go;
     "pinned", "a client that takes the first of three backends, beside one that takes them in turn",
         "{pinned: {window: 12s}}", false, pinned: Python Node Go;
+    "scale_up", "a backend that is added when its clients have their connections, and gets nothing",
+        "{pinned: {window: 12s}}", false, scale_up: Python;
     "deadline_reset", "a hop that sets the deadline anew", "", false, hop: Python Node Go;
     "deadline_dropped", "a hop that does not hand the deadline on", "", false, hop: Python Node Go;
     "ignores_cancellation", "a handler that goes on calling when its caller has gone", "", false, hop: Python Node Go;
@@ -164,6 +166,22 @@ fn pinned(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
     caller.ends()?;
     balanced.ends()?;
     callees.into_iter().try_for_each(Process::finish)
+}
+
+/// A caller that takes two callees of a workload in turn, and a third one that is added: somebody connects to it, and calls it once.
+fn scale_up(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
+    let serve = |name: &str| stage.serve_of("backend", name, language.command(scenario, &["--serve"]));
+    let (first, second) = (serve("callee-1")?, serve("callee-2")?);
+    let both = format!("{},{}", first.address()?, second.address()?);
+    let load = ["--next", &both, "--seconds", "30", "--rate", "50"];
+    let balanced = stage.start("balanced", language.command("balanced", &load))?;
+    let added = serve("callee-3")?;
+    // Silent for longer than the window, while the others are called.
+    let late = ["--next", added.address()?, "--callee", "callee-3", "--seconds", "22"];
+    let caller = call(stage, language, scenario, &late)?;
+    caller.ends()?;
+    balanced.ends()?;
+    [first, second, added].into_iter().try_for_each(Process::finish)
 }
 
 /// Calls a second of a healthy caller, and how many at once at most; the hop makes as many again.

@@ -87,15 +87,25 @@ impl<'a> Stage<'a> {
 
     /// Starts any program as a service called `name`, and waits until it says where it serves.
     pub(super) fn serve_as(&self, name: &str, command: Command) -> Result<Process> {
-        let mut process = self.start(name, command)?;
+        self.serve_of(name, name, command)
+    }
+
+    /// The same as one of several services of a workload, which the agent calls by the workload's name. What it writes down has
+    /// to name it by its own all the same, so others write it down.
+    pub(super) fn serve_of(&self, workload: &str, name: &str, command: Command) -> Result<Process> {
+        let mut process = self.start_of(workload, name, command)?;
         let ready = process.wait_for(|said| said["ready"].is_string())?;
         process.address = ready["address"].as_str().map(str::to_owned);
         Ok(process)
     }
 
     /// Starts any program as a process called `name`, which is also what the agent will call it.
-    pub(super) fn start(&self, name: &str, mut command: Command) -> Result<Process> {
-        command.arg("--truth").arg(self.truth_of(name)).env("OTEL_SERVICE_NAME", name);
+    pub(super) fn start(&self, name: &str, command: Command) -> Result<Process> {
+        self.start_of(name, name, command)
+    }
+
+    fn start_of(&self, workload: &str, name: &str, mut command: Command) -> Result<Process> {
+        command.arg("--truth").arg(self.truth_of(name)).env("OTEL_SERVICE_NAME", workload);
         let mut running =
             Running::start(name, while_we_live(&mut command), self.folder.join(format!("{name}.log")))?;
         let former = self.processes.borrow_mut().insert(u64::from(running.pid()), name.to_owned());
