@@ -31,11 +31,13 @@ fn c5_an_upgraded_connection_is_replayed_with_its_first_call() {
         (false, trailers),
     ];
     let lines = replay("upgrade", &parts);
-    assert_eq!(lines.len(), 3, "{lines:#?}");
-    let call = &lines[0];
+    assert_eq!(lines.len(), 4, "{lines:#?}");
+    // It has no deadline, which is found when it begins.
+    assert_eq!((&lines[0]["type"], &lines[0]["finding"]), (&json!("finding"), &json!("deadline_missing")));
+    let call = &lines[1];
     assert_eq!((&call["method"], &call["status"]), (&json!("/shop.Orders/Get"), &json!(5)));
     assert_eq!((&call["request_messages"], &call["request_bytes"]), (&json!(1), &json!(3)));
-    assert_eq!((&call["stream"], &lines[1]["http2"]), (&json!(1), &json!(true)));
+    assert_eq!((&call["stream"], &lines[2]["http2"]), (&json!(1), &json!(true)));
 }
 
 #[test]

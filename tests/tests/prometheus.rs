@@ -56,6 +56,13 @@ fn check(kernel: &Kernel) -> anyhow::Result<()> {
     let client =
         Client::start(Implementation::Python, &server.address, &folder, "1", &plan::mixed(900, 11), pace)?;
     for expression in expressions()? {
+        // What is wrong and lasts, and what could not be told: nothing here, so all that can be asked is that Prometheus takes
+        // the question.
+        let is_empty = ["grpcscope_findings_firing", "verdict=\"undecided\""];
+        if is_empty.into_iter().any(|of| expression.contains(of)) {
+            prometheus.query(&expression)?;
+            continue;
+        }
         wait_for_data(&prometheus, &expression)?;
     }
     let truths = join(client.finish()?, &server.truth()?);
