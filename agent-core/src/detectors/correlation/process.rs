@@ -47,6 +47,8 @@ pub(crate) struct Process {
     pub(super) traces_doubted_until: Timestamp,
     /// When the last outbound call began.
     pub(super) latest: Timestamp,
+    /// Address and place of the method that was looked for last: most calls are of the same as the one before.
+    last_method: (usize, usize),
     /// Traces of calls that ended a moment ago.
     ended: Recent,
     traces: HashMap<u64, Set, RandomState>,
@@ -291,8 +293,12 @@ impl Process {
     /// Place of a method in the list; `None` beyond the bound. The list holds the name, so that its address stays its own.
     pub(super) fn method_at(&mut self, name: &Arc<str>) -> Option<usize> {
         let address = name.as_ptr().addr();
-        if let Some(at) = self.method_places.get(&address) {
-            return Some(*at);
+        if self.last_method.0 == address {
+            return Some(self.last_method.1);
+        }
+        if let Some(at) = self.method_places.get(&address).copied() {
+            self.last_method = (address, at);
+            return Some(at);
         }
         if self.methods.len() >= METHODS {
             return None;
