@@ -7,32 +7,32 @@
 //! Detectors keep what they remember of a connection in [`Watched`], so that an observation costs one look-up for all of
 //! them, and what they remember of processes, destinations and methods in tables of their own with a bound each.
 
-pub mod abrupt_end;
-pub mod amplification;
-mod balance;
-pub mod connection_health;
-pub mod correlation;
-pub mod deadlines;
-pub mod errors;
-pub mod fixed;
-pub mod flow_control;
-mod finding;
-mod hops;
-mod lasting;
-pub mod lifecycle;
 mod party;
+mod finding;
+mod lasting;
+mod balance;
 pub mod pinned;
-pub mod propagation;
-pub mod reconnects;
 pub mod starved;
+pub mod reconnects;
+pub mod deadlines;
+pub mod correlation;
+mod hops;
+pub mod propagation;
+pub mod fixed;
+pub mod uncancelled;
+pub mod amplification;
+pub mod flow_control;
+pub mod stream_limit;
+pub mod connection_health;
 pub mod retries;
 pub mod retry_storm;
-pub mod stream_limit;
-#[cfg(test)]
-mod synthetic;
+pub mod lifecycle;
+pub mod abrupt_end;
+pub mod errors;
 #[cfg(test)]
 mod hops_scene;
-pub mod uncancelled;
+#[cfg(test)]
+mod synthetic;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -46,162 +46,65 @@ pub use balance::{Balanced, Served, Spread};
 pub use finding::{About, Claims, Finding, Level, Name, Value, Verdict};
 pub use party::{End, Owner, Party, ProcessId};
 
-/// What detectors claim; each has its own claims.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Claim {
-    /// Of a call's deadline.
-    Deadline(deadlines::Claim),
-    /// Of a client whose calls go over one connection.
-    Pinned(pinned::Claim),
-    /// Of a backend that gets no calls.
-    Starved(starved::Claim),
-    /// Of a client that connects again and again.
-    Reconnects(reconnects::Claim),
-    /// Of a client that has as many streams open as it may.
-    StreamLimit(stream_limit::Claim),
-    /// Of a connection's end, and of whether anybody is at its other end.
-    ConnectionHealth(connection_health::Claim),
-    /// Of calls that were tried again.
-    Retry(retries::Claim),
-    /// Of a method that is tried again and again.
-    RetryStorm(retry_storm::Claim),
-    /// Of calls that stay.
-    Lifecycle(lifecycle::Claim),
-    /// Of calls whose connection was lost.
-    AbruptEnd(abrupt_end::Claim),
-    /// Of the status of a call.
-    Error(errors::Claim),
-    /// Of a sender that has to wait.
-    FlowControl(flow_control::Claim),
-    /// Of the deadline of a call that belongs to another.
-    Propagation(propagation::Claim),
-    /// Of timeouts that are always the same.
-    Fixed(fixed::Claim),
-    /// Of work that nobody waits for.
-    Uncancelled(uncancelled::Claim),
-    /// Of attempts that meet earlier ones.
-    Amplification(amplification::Claim),
-}
-
-impl Claim {
-    /// What it says of itself.
-    #[must_use]
-    pub fn claims(&self) -> &dyn Claims {
-        match self {
-            Claim::Deadline(claim) => claim,
-            Claim::Pinned(claim) => claim,
-            Claim::Starved(claim) => claim,
-            Claim::Reconnects(claim) => claim,
-            Claim::StreamLimit(claim) => claim,
-            Claim::ConnectionHealth(claim) => claim,
-            Claim::Retry(claim) => claim,
-            Claim::RetryStorm(claim) => claim,
-            Claim::Lifecycle(claim) => claim,
-            Claim::AbruptEnd(claim) => claim,
-            Claim::Error(claim) => claim,
-            Claim::FlowControl(claim) => claim,
-            Claim::Propagation(claim) => claim,
-            Claim::Fixed(claim) => claim,
-            Claim::Uncancelled(claim) => claim,
-            Claim::Amplification(claim) => claim,
+macro_rules! claims {
+    ($($(#[$doc:meta])* $variant:ident($detector:ident),)*) => {
+        /// What detectors claim; each has its own claims.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Claim {
+            $($(#[$doc])* $variant($detector::Claim),)*
         }
-    }
+
+        impl Claim {
+            /// What it says of itself.
+            #[must_use]
+            pub fn claims(&self) -> &dyn Claims {
+                match self {
+                    $(Claim::$variant(claim) => claim,)*
+                }
+            }
+        }
+
+        $(impl From<$detector::Claim> for Claim {
+            fn from(claim: $detector::Claim) -> Self {
+                Claim::$variant(claim)
+            }
+        })*
+    };
 }
 
-impl From<deadlines::Claim> for Claim {
-    fn from(claim: deadlines::Claim) -> Self {
-        Claim::Deadline(claim)
-    }
-}
-
-impl From<stream_limit::Claim> for Claim {
-    fn from(claim: stream_limit::Claim) -> Self {
-        Claim::StreamLimit(claim)
-    }
-}
-
-impl From<connection_health::Claim> for Claim {
-    fn from(claim: connection_health::Claim) -> Self {
-        Claim::ConnectionHealth(claim)
-    }
-}
-
-impl From<retries::Claim> for Claim {
-    fn from(claim: retries::Claim) -> Self {
-        Claim::Retry(claim)
-    }
-}
-
-impl From<retry_storm::Claim> for Claim {
-    fn from(claim: retry_storm::Claim) -> Self {
-        Claim::RetryStorm(claim)
-    }
-}
-
-impl From<abrupt_end::Claim> for Claim {
-    fn from(claim: abrupt_end::Claim) -> Self {
-        Claim::AbruptEnd(claim)
-    }
-}
-
-impl From<lifecycle::Claim> for Claim {
-    fn from(claim: lifecycle::Claim) -> Self {
-        Claim::Lifecycle(claim)
-    }
-}
-
-impl From<errors::Claim> for Claim {
-    fn from(claim: errors::Claim) -> Self {
-        Claim::Error(claim)
-    }
-}
-
-impl From<flow_control::Claim> for Claim {
-    fn from(claim: flow_control::Claim) -> Self {
-        Claim::FlowControl(claim)
-    }
-}
-
-impl From<pinned::Claim> for Claim {
-    fn from(claim: pinned::Claim) -> Self {
-        Claim::Pinned(claim)
-    }
-}
-
-impl From<starved::Claim> for Claim {
-    fn from(claim: starved::Claim) -> Self {
-        Claim::Starved(claim)
-    }
-}
-
-impl From<reconnects::Claim> for Claim {
-    fn from(claim: reconnects::Claim) -> Self {
-        Claim::Reconnects(claim)
-    }
-}
-
-impl From<propagation::Claim> for Claim {
-    fn from(claim: propagation::Claim) -> Self {
-        Claim::Propagation(claim)
-    }
-}
-
-impl From<fixed::Claim> for Claim {
-    fn from(claim: fixed::Claim) -> Self {
-        Claim::Fixed(claim)
-    }
-}
-
-impl From<uncancelled::Claim> for Claim {
-    fn from(claim: uncancelled::Claim) -> Self {
-        Claim::Uncancelled(claim)
-    }
-}
-
-impl From<amplification::Claim> for Claim {
-    fn from(claim: amplification::Claim) -> Self {
-        Claim::Amplification(claim)
-    }
+claims! {
+    /// Of a call's deadline.
+    Deadline(deadlines),
+    /// Of a client whose calls go over one connection.
+    Pinned(pinned),
+    /// Of a backend that gets no calls.
+    Starved(starved),
+    /// Of a client that connects again and again.
+    Reconnects(reconnects),
+    /// Of a client that has as many streams open as it may.
+    StreamLimit(stream_limit),
+    /// Of a connection's end, and of whether anybody is at its other end.
+    ConnectionHealth(connection_health),
+    /// Of calls that were tried again.
+    Retry(retries),
+    /// Of a method that is tried again and again.
+    RetryStorm(retry_storm),
+    /// Of calls that stay.
+    Lifecycle(lifecycle),
+    /// Of calls whose connection was lost.
+    AbruptEnd(abrupt_end),
+    /// Of the status of a call.
+    Error(errors),
+    /// Of a sender that has to wait.
+    FlowControl(flow_control),
+    /// Of the deadline of a call that belongs to another.
+    Propagation(propagation),
+    /// Of timeouts that are always the same.
+    Fixed(fixed),
+    /// Of work that nobody waits for.
+    Uncancelled(uncancelled),
+    /// Of attempts that meet earlier ones.
+    Amplification(amplification),
 }
 
 /// When each detector speaks.
