@@ -138,6 +138,7 @@ fn call(connection: &mut ConnectionSeries, number: u32, method: Arc<str>) {
         previous_attempts: None,
         method_ref: None,
         retry_pushback: None,
+        traces: Traces::default(),
         thread: 0,
     });
 }

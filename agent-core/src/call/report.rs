@@ -132,6 +132,7 @@ impl Stream {
             response: response_messages,
             previous_attempts: request.and_then(|request| request.previous_attempts),
             retry_pushback: self.retry_pushback,
+            traces: self.traces(),
             thread: request.map_or(0, |request| request.thread),
         }
     }

@@ -384,7 +384,7 @@ impl Connection {
                 method: call.method.clone(),
                 timeout: call.timeout,
                 previous_attempts: call.previous_attempts,
-                traces: stream.traces(),
+                traces: call.traces,
                 thread: call.thread,
                 time: call.started.unwrap_or(call.first_seen),
             }));

@@ -174,6 +174,7 @@ impl Hop {
             response: messages,
             previous_attempts: None,
             retry_pushback: None,
+            traces: Traces::default(),
             thread: 0,
         })));
     }

@@ -180,7 +180,6 @@ pub(crate) struct Watched {
     sync: Sync,
     stream_limit: stream_limit::OfConnection,
     correlation: correlation::OfConnection,
-    retries: retries::OfConnection,
     retry_storm: retry_storm::OfConnection,
     load: balance::Load,
     party: Party,
@@ -199,7 +198,6 @@ impl Watched {
             load: balance::Load::default(),
             stream_limit: stream_limit::OfConnection::default(),
             health: connection_health::OfConnection::default(),
-            retries: retries::OfConnection::default(),
             retry_storm: retry_storm::OfConnection::default(),
             flow_control: None,
             correlation: correlation::OfConnection::default(),
@@ -343,7 +341,6 @@ impl Detectors {
                 connection.side.get_or_insert(Side::of(call.client_flow));
                 deadlines::handle_call_started(connection, call, out);
                 connection.load.handle_call_started(call);
-                retries::handle_call_started(connection, call);
                 self.retry_storms.handle_call_started(connection, call);
                 self.abrupt_ends.handle_call_started(connection, call, out);
                 self.hops.handle_call_started(thresholds, connection, call, out);

@@ -151,6 +151,7 @@ impl Scene {
             response: Messages::default(),
             previous_attempts: None,
             retry_pushback: None,
+            traces: Traces::default(),
             thread: 0,
         }
     }

@@ -273,6 +273,8 @@ pub struct Call {
     pub previous_attempts: Option<u32>,
     /// `grpc-retry-pushback-ms` of the trailers, if it was sent.
     pub retry_pushback: Option<RetryPushback>,
+    /// What the request said about the trace that it belongs to.
+    pub traces: Traces,
     /// Thread that moved the request's header block, zero if unknown.
     pub thread: u32,
 }

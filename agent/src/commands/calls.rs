@@ -234,7 +234,9 @@ impl<W: Write> CallPrinter<W> {
 mod tests {
     use std::sync::Arc;
 
-    use agent_core::observation::{Call, CallType, EndedBy, Messages, Outcome, Side, StatusSource, Timeout};
+    use agent_core::observation::{
+        Call, CallType, EndedBy, Messages, Outcome, Side, StatusSource, Timeout, Traces,
+    };
     use agent_core::{ConnectionId, Flow, Timestamp};
 
     use super::*;
@@ -264,6 +266,7 @@ mod tests {
             previous_attempts: None,
             method_ref: None,
             retry_pushback: None,
+            traces: Traces::default(),
             thread: 0,
         };
         CallLine {

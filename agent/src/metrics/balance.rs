@@ -140,7 +140,6 @@ mod tests {
             backends: 3,
             oldest_ns: process,
             balanced,
-            is_pinned: false,
         }
     }
 
@@ -152,12 +151,7 @@ mod tests {
             spread(2, "shop:80", 100, 50, Balanced::SeveralConnections),
             spread(3, "shop:80", 1, 1, Balanced::FewCalls),
         ];
-        let served = [7, 0, 3].map(|calls| Served {
-            owner: owner(calls, "shop"),
-            calls,
-            connections: 1,
-            is_starved: false,
-        });
+        let served = [7, 0, 3].map(|calls| Served { owner: owner(calls, "shop"), calls, connections: 1 });
         balance.set(&spreads, &served, 0);
         let snapshot = balance.snapshot();
         let clients = snapshot.clients[&("orders".to_owned(), "shop:80".to_owned())];

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use agent_core::observation::{Messages, Outcome, StatusSource, Timeout};
+use agent_core::observation::{Messages, Outcome, StatusSource, Timeout, Traces};
 
 use super::call::{CallLine, outcome_name, status_name};
 use super::escape::{Escaped, write_end_of};
@@ -216,6 +216,7 @@ mod tests {
             previous_attempts: None,
             method_ref: None,
             retry_pushback: None,
+            traces: Traces::default(),
             thread: 0,
         };
         CallLine {

@@ -80,8 +80,6 @@ pub struct Spread {
     pub oldest_ns: u64,
     /// Whether one connection carries nearly all.
     pub balanced: Balanced,
-    /// It is found to be pinned.
-    pub is_pinned: bool,
 }
 
 /// Over how many connections calls are spread, whatever that means.
@@ -116,8 +114,6 @@ pub struct Served {
     pub calls: u64,
     /// Open connections.
     pub connections: u32,
-    /// It is found to be starved.
-    pub is_starved: bool,
 }
 
 impl Balance {
@@ -252,7 +248,6 @@ impl Balance {
                 backends: group.backends,
                 oldest_ns,
                 balanced,
-                is_pinned: state.pinned.is_firing(),
             });
         }
     }
@@ -290,7 +285,6 @@ impl Balance {
                 owner: Arc::clone(server.owner),
                 calls,
                 connections: server.members.len().try_into().unwrap_or(u32::MAX),
-                is_starved: state.starved.is_firing(),
             });
         }
     }
