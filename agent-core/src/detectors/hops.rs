@@ -74,7 +74,6 @@ impl Hops {
             inbound: inbound.map(|inbound| (inbound.connection, inbound.stream)),
             propagation,
         });
-        self.processes.note_timeout(connection, call, correlation);
     }
 
     pub(super) fn handle_request_ended(&mut self, connection: &Watched, ended: &RequestEnded) {

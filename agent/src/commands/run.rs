@@ -216,10 +216,10 @@ impl Listener for MetricsListener {
         &mut self,
         _subject: &Subject,
         connection: &mut ConnectionSeries,
-        call: &CallStarted,
+        _call: &CallStarted,
         correlated: &Correlated,
     ) {
-        connection.correlated(call, correlated);
+        connection.correlated(correlated);
     }
 
     fn handle_look(&mut self, detectors: &Detectors) {

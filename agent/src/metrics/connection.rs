@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use agent_core::Observation;
 use agent_core::detectors::correlation::{Correlated, Correlation};
+use agent_core::detectors::propagation::Propagation;
 use agent_core::observation::{
     Call, CallStarted, ConnectionStatus, EndedBy, Exchange, Messages, Outcome, Sync, Timeout,
 };
@@ -37,6 +38,8 @@ pub struct ConnectionSeries {
     /// Its first byte was seen.
     pub(super) is_whole: bool,
     calls: HashMap<u32, Place, foldhash::fast::RandomState>,
+    /// What is known of the call that starts next.
+    correlated: Option<(Correlation, Option<Propagation>)>,
     recent: [Option<Recent>; RECENT],
     next_recent: usize,
 }
@@ -60,6 +63,7 @@ impl ConnectionSeries {
             open: None,
             is_whole: false,
             calls: HashMap::default(),
+            correlated: None,
             recent: [const { None }; RECENT],
             next_recent: 0,
         }
@@ -127,6 +131,12 @@ impl ConnectionSeries {
         update.add(Cell::Started, 1);
         update.add(Cell::InFlight, 1);
         update.add(Cell::Deadline(Deadline::of(started)), 1);
+        if let Some((correlation, propagation)) = self.correlated.take() {
+            update.add(Cell::Correlated(correlation), 1);
+            if let (Correlation::Linked(evidence), Some(result)) = (correlation, propagation) {
+                update.add(Cell::Propagation(result, evidence), 1);
+            }
+        }
         if let Some(attempts @ 1..) = started.previous_attempts {
             update.add(Cell::Retry(attempts.min(5) as u8), 1);
         }
@@ -141,18 +151,9 @@ impl ConnectionSeries {
         }
     }
 
-    /// It was found out what an outbound call belongs to, which is about to start.
-    pub fn correlated(&mut self, call: &CallStarted, correlated: &Correlated) {
-        let mut update = Update::default();
-        update.add(Cell::Correlated(correlated.correlation), 1);
-        if let (Correlation::Linked(evidence), Some(result)) =
-            (correlated.correlation, correlated.propagation)
-        {
-            update.add(Cell::Propagation(result, evidence), 1);
-        }
-        let store = Arc::clone(&self.store);
-        let mut shard = store.shard(self.shard);
-        self.place_call(&mut shard, Side::Client, call.method.as_ref(), &update);
+    /// It was found out what the call belongs to that starts next.
+    pub fn correlated(&mut self, correlated: &Correlated) {
+        self.correlated = Some((correlated.correlation, correlated.propagation));
     }
 
     /// A call ended, or was given up.

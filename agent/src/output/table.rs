@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use agent_core::observation::{Messages, Outcome, StatusSource, Timeout, Traces};
+use agent_core::observation::{Messages, Outcome, StatusSource, Timeout};
 
 use super::call::{CallLine, outcome_name, status_name};
 use super::escape::{Escaped, write_end_of};
@@ -186,7 +186,7 @@ fn size(messages: Messages) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use agent_core::observation::{Call, CallType, EndedBy};
+    use agent_core::observation::{Call, CallType, EndedBy, Traces};
     use agent_core::{ConnectionId, Flow, Timestamp};
 
     use super::*;

@@ -228,21 +228,6 @@ impl Processes {
         }
     }
 
-    /// The timeout of an outbound call, for what all calls of its method have in common.
-    pub(super) fn note_timeout(
-        &mut self,
-        connection: &Watched,
-        call: &CallStarted,
-        correlation: Correlation,
-    ) {
-        let Some(process) = self.of(connection) else { return };
-        if let Some(at) = call.method.as_ref().and_then(|name| process.method_at(name))
-            && let Some(method) = process.method(at)
-        {
-            method.fixed.note(call.timeout, correlation, connection.party.owner.as_ref(), call.time);
-        }
-    }
-
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Process> {
         self.all.values_mut()
     }
@@ -367,13 +352,16 @@ impl Processes {
         process.expire(thresholds, call.time);
         let method = call.method.as_ref().and_then(|name| process.method_at(name));
         self.forgotten += u64::from(call.method.is_some() && method.is_none());
-        let (evidence, inbound) = match origin(thresholds, process, method, call) {
-            Ok(origin) => origin,
-            Err(unlinked) => return Some((unlinked, None)),
+        let origin = origin(thresholds, process, method, call);
+        let correlation = match origin {
+            Ok((evidence, _)) => Correlation::Linked(evidence),
+            Err(unlinked) => unlinked,
         };
         if let Some(method) = method.and_then(|at| process.method(at)) {
-            method.for_another = true;
+            method.for_another |= origin.is_ok();
+            method.fixed.note(call.timeout, correlation, connection.party.owner.as_ref(), call.time);
         }
+        let Ok((evidence, inbound)) = origin else { return Some((correlation, None)) };
         let link = Outbound {
             connection: call.connection,
             stream: call.stream,
@@ -387,7 +375,7 @@ impl Processes {
             Some(key) => of.calls.insert(call.stream, Tracked::Outbound(key)),
             None => self.forgotten += 1,
         }
-        Some((Correlation::Linked(evidence), process.inbound.get(inbound)))
+        Some((correlation, process.inbound.get(inbound)))
     }
 
     /// An outbound call has ended: the link that it had, and the inbound call if it is still remembered.
