@@ -8,6 +8,7 @@
 pub mod input;
 pub mod limits;
 mod bytes;
+mod base64;
 mod moment;
 mod http2;
 pub mod hpack;

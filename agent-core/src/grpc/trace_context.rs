@@ -10,6 +10,7 @@ use std::num::NonZeroU64;
 
 use foldhash::quality::RandomState;
 
+use crate::base64::{Alphabet, sextet};
 use crate::observation::{TraceHash, Traces};
 
 /// Hashes ids.
@@ -154,15 +155,7 @@ fn base64(digits: &[u8; 24], octets: &mut [u8; 18]) -> Option<()> {
     for (four, three) in digits.chunks_exact(4).zip(octets.chunks_exact_mut(3)) {
         let mut bits = 0u32;
         for digit in four {
-            let digit = match digit {
-                b'A'..=b'Z' => digit - b'A',
-                b'a'..=b'z' => digit - b'a' + 26,
-                b'0'..=b'9' => digit - b'0' + 52,
-                b'+' => 62,
-                b'/' => 63,
-                _ => return None,
-            };
-            bits = bits << 6 | u32::from(digit);
+            bits = bits << 6 | sextet(*digit, Alphabet::Standard)?;
         }
         three.copy_from_slice(bits.to_be_bytes().get(1..)?);
     }

@@ -1,6 +1,8 @@
 //! The upgrade from HTTP/1.1 to HTTP/2 in clear text (h2c, RFC 7540 §3.2; checklist C5): heads of HTTP/1.1 messages, read only
 //! as far as to tell whether HTTP/2 follows them.
 
+use crate::base64::{Alphabet, sextet};
+
 /// A head may be this long; a longer one is not looked at.
 pub(crate) const LONGEST_HEAD: usize = 8 * 1024;
 
@@ -98,15 +100,7 @@ fn base64url(text: &[u8]) -> Option<Vec<u8>> {
     let mut octets = Vec::with_capacity(text.len() * 3 / 4);
     let (mut bits, mut have) = (0u32, 0);
     for symbol in text {
-        let value = match symbol {
-            b'A'..=b'Z' => symbol - b'A',
-            b'a'..=b'z' => symbol - b'a' + 26,
-            b'0'..=b'9' => symbol - b'0' + 52,
-            b'-' => 62,
-            b'_' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
+        bits = bits << 6 | sextet(*symbol, Alphabet::Url)?;
         have += 6;
         if have >= 8 {
             have -= 8;
