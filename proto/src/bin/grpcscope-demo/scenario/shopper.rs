@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use proto::shop::storefront_client::StorefrontClient;
-use proto::shop::{BasketLine, BrowseRequest, GetProductRequest, Question};
+use proto::shop::{BasketLine, BrowseRequest, GetProductRequest, Product, Question};
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
 use tonic::metadata::MetadataValue;
@@ -20,6 +20,7 @@ use crate::dice::Dice;
 use crate::ledger::{CallType, Entry, Ledger};
 use crate::provoked::Provoked;
 use crate::serving::next_hop;
+use crate::streams::Answers;
 use crate::{Common, lifetime};
 
 /// Options of `shopper`.
@@ -196,8 +197,12 @@ impl Shopper {
         self.ledger.provokes(&provoked);
     }
 
-    /// Opens streams, and lets go of them after a while.
-    async fn does_not_mind(&self, count: usize, provokes: impl Fn(&Entry) -> Provoked) -> anyhow::Result<()> {
+    /// Opens streams that the storefront never ends; each with what it provokes.
+    async fn opens(
+        &self,
+        count: usize,
+        provokes: impl Fn(&Entry) -> Provoked,
+    ) -> anyhow::Result<Vec<(Provoked, Answers<Product>)>> {
         let mut streams = Vec::new();
         for _ in 0..count {
             let message = BrowseRequest { query: ENDLESS_HERE.to_owned(), page_size: 8 };
@@ -212,6 +217,12 @@ impl Shopper {
             let products = entry.opened(self.storefront.clone().browse(request)).await;
             streams.push((provoked, products.context("open a stream")?));
         }
+        Ok(streams)
+    }
+
+    /// Opens streams, and lets go of them after a while.
+    async fn does_not_mind(&self, count: usize, provokes: impl Fn(&Entry) -> Provoked) -> anyhow::Result<()> {
+        let streams = self.opens(count, provokes).await?;
         tokio::time::sleep(A_WHILE).await;
         for (provoked, products) in streams {
             drop(products);
@@ -224,20 +235,8 @@ impl Shopper {
 
     /// Opens streams, says so, and waits for what becomes of them.
     async fn watches_it_die(&self) -> anyhow::Result<()> {
-        let mut streams = Vec::new();
-        for _ in 0..ROUNDS {
-            let message = BrowseRequest { query: ENDLESS_HERE.to_owned(), page_size: 8 };
-            let (mut request, entry) = self.ledger.calls(
-                "/shop.v1.Storefront/Browse",
-                CallType::ServerStream,
-                Some(GENEROUS * 3),
-                message,
-            );
-            trace::begin(&mut request, &self.dice);
-            let provoked = entry.provokes("abrupt_end").because("connection_lost");
-            let products = entry.opened(self.storefront.clone().browse(request)).await;
-            streams.push((provoked, products.context("open a stream")?));
-        }
+        let streams =
+            self.opens(ROUNDS, |entry| entry.provokes("abrupt_end").because("connection_lost")).await?;
         println!("{}", serde_json::json!({"open": streams.len()}));
         std::io::stdout().flush()?;
         for (provoked, mut products) in streams {
