@@ -11,6 +11,7 @@ pub mod observed;
 pub mod plan;
 pub mod process;
 pub mod prometheus;
+pub mod promql;
 pub mod provision;
 pub mod traffic;
 pub mod truth;

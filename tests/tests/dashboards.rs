@@ -3,10 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use agent::metrics::catalogue::{CATALOGUE, Family, Kind};
-use promql_parser::label::Matchers;
-use promql_parser::parser::{self, Expr, LabelModifier, VectorSelector};
+use agent::metrics::catalogue::Kind;
 use serde_json::Value;
+use tests::promql::{Recorded, asks_for_what_is_known, family_of, parse, walk};
 use tests::workspace::root;
 
 fn dashboards() -> Vec<(String, Value)> {
@@ -38,86 +37,12 @@ fn graphs(dashboard: &Value) -> impl Iterator<Item = &Value> {
     list(dashboard, "panels").iter().filter(|panel| text(panel, "type") != "row")
 }
 
-/// The expression as Prometheus gets it.
-fn parse(expression: &str) -> Expr {
-    let filled = expression.replace("$__rate_interval", "5m");
-    parser::parse(&filled).unwrap_or_else(|error| panic!("{expression}\nis not PromQL: {error}"))
-}
-
-/// Calls `on_selector` for every selector of an expression, and `on_labels` for every label that it groups by.
-fn walk(expr: &Expr, on_selector: &mut impl FnMut(&VectorSelector), on_labels: &mut impl FnMut(&str)) {
-    match expr {
-        Expr::Aggregate(aggregate) => {
-            if let Some(LabelModifier::Include(labels) | LabelModifier::Exclude(labels)) = &aggregate.modifier
-            {
-                labels.labels.iter().for_each(|label| on_labels(label));
-            }
-            walk(&aggregate.expr, on_selector, on_labels);
-        }
-        Expr::Binary(binary) => {
-            walk(&binary.lhs, on_selector, on_labels);
-            walk(&binary.rhs, on_selector, on_labels);
-        }
-        Expr::Paren(paren) => walk(&paren.expr, on_selector, on_labels),
-        Expr::Unary(unary) => walk(&unary.expr, on_selector, on_labels),
-        Expr::Subquery(subquery) => walk(&subquery.expr, on_selector, on_labels),
-        Expr::Call(call) => call.args.args.iter().for_each(|argument| walk(argument, on_selector, on_labels)),
-        Expr::VectorSelector(selector) => on_selector(selector),
-        Expr::MatrixSelector(selector) => on_selector(&selector.vs),
-        Expr::NumberLiteral(_) | Expr::StringLiteral(_) | Expr::Extension(_) => {}
-    }
-}
-
-/// The family that a name in a query belongs to.
-fn family_of(name: &str) -> Option<&'static Family> {
-    CATALOGUE.iter().copied().find(|family| match family.kind {
-        Kind::Counter | Kind::Gauge => family.name == name,
-        Kind::Histogram => {
-            name.strip_prefix(family.name).is_some_and(|rest| matches!(rest, "_bucket" | "_sum" | "_count"))
-        }
-    })
-}
-
-fn matched_labels(matchers: &Matchers) -> impl Iterator<Item = &str> {
-    matchers.matchers.iter().map(|matcher| matcher.name.as_str())
-}
-
-/// Labels that Prometheus adds to what the agent exports.
-const OF_THE_SCRAPE: [&str; 3] = ["job", "instance", "le"];
-
 #[test]
 fn every_expression_asks_for_metrics_and_labels_that_the_agent_has() {
     for (file, dashboard) in dashboards() {
         for panel in graphs(&dashboard) {
             for target in list(panel, "targets") {
-                let expression = text(target, "expr");
-                let mut known: BTreeSet<&str> = OF_THE_SCRAPE.into();
-                let mut used = BTreeSet::new();
-                walk(
-                    &parse(expression),
-                    &mut |selector| {
-                        let name = selector.name.as_deref().unwrap_or_default();
-                        let family = family_of(name).unwrap_or_else(|| {
-                            panic!("{file}: the agent has no {name:?}, asked for by\n{expression}")
-                        });
-                        known.extend(family.labels);
-                        for label in matched_labels(&selector.matchers) {
-                            assert!(
-                                family.labels.contains(&label) || OF_THE_SCRAPE.contains(&label),
-                                "{file}: {name} has no label {label:?}, asked for by\n{expression}"
-                            );
-                        }
-                    },
-                    &mut |label| {
-                        used.insert(label.to_owned());
-                    },
-                );
-                for label in used {
-                    assert!(
-                        known.contains(label.as_str()),
-                        "{file}: no metric has the label {label:?} of\n{expression}"
-                    );
-                }
+                asks_for_what_is_known(text(target, "expr"), &Recorded::new(), &file);
             }
         }
     }

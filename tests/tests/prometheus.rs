@@ -87,6 +87,15 @@ fn check(kernel: &Kernel) -> anyhow::Result<()> {
         }
         native_histograms(&prometheus, side, &ours)?;
     }
+    // The client serves nobody, so that its calls belong to nothing; that is looked for once for each of them.
+    let made = prometheus
+        .wait_for(&format!("sum(grpcscope_call_deadlines_total{{side='client',{ours}}})"), |n| {
+            total.contains(&n)
+        })?;
+    prometheus
+        .wait_for(&format!("sum(grpcscope_correlated_calls_total{{evidence='none',{ours}}})"), |n| {
+            n == made
+        })?;
     let lost = prometheus.wait_for("sum(grpcscope_kernel_events_lost_total)", |_| true)?;
     anyhow::ensure!(lost == 0.0, "{lost} events were lost");
     Ok(())
