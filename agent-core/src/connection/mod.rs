@@ -17,12 +17,13 @@ use crate::http2::reader::{Event, FrameReader, Piece};
 use crate::input::{Chunk, ConnectionId, Flow, Timestamp};
 use crate::method_refs::MethodRefs;
 use crate::methods::Shapes;
-use crate::observation::{Anomaly, ConnectionStatus, ConnectionSummary, Observation, OpenCall, Sync};
+use crate::observation::{Anomaly, ConnectionStatus, Observation, OpenCall, Sync};
 use crate::observer::{Shared, Timer};
 use crate::steps;
 use crate::unseen::UnseenStreams;
 
 mod afterwards;
+mod ending;
 mod flow;
 mod goaway;
 mod header_blocks;
@@ -36,6 +37,7 @@ mod upgrade;
 mod windows;
 
 use afterwards::Afterwards;
+pub(crate) use ending::Finish;
 use flow::{FlowState, index};
 use pings::Pings;
 use stalls::{Left, StallNotes, Stalls};
@@ -200,63 +202,6 @@ impl Connection {
             }
         }
         self.report_status(chunk.flow, chunk.time, shared);
-    }
-
-    /// One of its ends was closed: calls that do not end by themselves until it is finished were aborted.
-    pub(crate) fn handle_close(&mut self, time: Timestamp) {
-        self.closing = Some(self.closing.map_or(time, |earlier| earlier.min(time)));
-    }
-
-    /// Reports everything that is left. `lost` says that the connection did not end but was given up.
-    pub(crate) fn finish(&mut self, time: Timestamp, how: Finish, shared: &mut Shared) {
-        let closed = self.closing;
-        match how {
-            Finish::Ended => self.finish_stalls(Some(closed.unwrap_or(time)), time, shared),
-            Finish::EndOfObservation | Finish::Evicted => self.finish_stalls(closed, time, shared),
-        }
-        match (how, closed) {
-            (Finish::Ended, _) => self.finish_pings(closed.unwrap_or(time), shared),
-            (Finish::EndOfObservation, Some(closed)) => self.finish_pings(closed, shared),
-            (Finish::EndOfObservation, None) | (Finish::Evicted, _) => {}
-        }
-        match how {
-            Finish::Ended => self.finish_stream_limit(Some(closed.unwrap_or(time)), shared),
-            Finish::EndOfObservation => self.finish_stream_limit(closed, shared),
-            Finish::Evicted => self.forget_stream_limit(shared),
-        }
-        let mut ids: Vec<u32> = self.streams.keys().copied().collect();
-        ids.sort_unstable();
-        for id in ids {
-            let Some(mut stream) = self.streams.remove(&id) else { continue };
-            if !stream.has_ended() {
-                match (how, closed) {
-                    (Finish::Ended, _) => stream.handle_abort(closed.unwrap_or(time)),
-                    (Finish::EndOfObservation, Some(closed)) => stream.handle_abort(closed),
-                    (Finish::EndOfObservation, None) => {}
-                    (Finish::Evicted, _) => stream.give_up(time),
-                }
-            }
-            stream.handle_moment_passed();
-            self.report(id, stream, shared);
-        }
-        self.finish_late_work(shared);
-        let [sent, received] = self.connection_windows();
-        let summary = ConnectionSummary {
-            connection: self.id,
-            client_flow: self.client_flow,
-            flows: [self.flows[0].summary(sent), self.flows[1].summary(received)],
-            calls: self.calls,
-            opened: self.opened,
-            closed: closed.unwrap_or(self.last_seen),
-            has_ended: match how {
-                Finish::Ended => true,
-                Finish::EndOfObservation => closed.is_some(),
-                Finish::Evicted => false,
-            },
-            http2: self.recognised,
-            binary_metadata: self.has_binary_metadata(),
-        };
-        shared.observations.push_back(Observation::ConnectionEnded(Box::new(summary)));
     }
 
     /// Heap bytes that are held now, with the connection itself. Takes the same few steps however many streams
@@ -566,17 +511,6 @@ fn note_since(since: &mut Option<Vec<u32>>, id: u32, streams: usize) {
         Some(ids) => ids.push(id),
         None => {}
     }
-}
-
-/// Why a connection is finished.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Finish {
-    /// It was closed.
-    Ended,
-    /// Nothing more will be observed.
-    EndOfObservation,
-    /// It is forgotten, to stay within the limits.
-    Evicted,
 }
 
 /// What an event means for the frame boundary.

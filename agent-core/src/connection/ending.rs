@@ -1,0 +1,71 @@
+//! The end of a connection: what is open then, and what is reported of all of it.
+
+use super::Connection;
+use crate::input::Timestamp;
+use crate::observation::{ConnectionSummary, Observation};
+use crate::observer::Shared;
+
+/// Why a connection is finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Finish {
+    /// It was closed.
+    Ended,
+    /// Nothing more will be observed.
+    EndOfObservation,
+    /// It is forgotten, to stay within the limits.
+    Evicted,
+}
+
+impl Connection {
+    /// One of its ends was closed: calls that do not end by themselves until it is finished were aborted.
+    pub(crate) fn handle_close(&mut self, time: Timestamp) {
+        self.closing = Some(self.closing.map_or(time, |earlier| earlier.min(time)));
+    }
+
+    /// Reports everything that is left.
+    pub(crate) fn finish(&mut self, time: Timestamp, how: Finish, shared: &mut Shared) {
+        let closed = self.closing;
+        // When it ended, if it has: what is open then was aborted.
+        let ended = match how {
+            Finish::Ended => Some(closed.unwrap_or(time)),
+            Finish::EndOfObservation => closed,
+            Finish::Evicted => None,
+        };
+        self.finish_stalls(ended.or(closed), time, shared);
+        if let Some(ended) = ended {
+            self.finish_pings(ended, shared);
+        }
+        match how {
+            Finish::Ended | Finish::EndOfObservation => self.finish_stream_limit(ended, shared),
+            Finish::Evicted => self.forget_stream_limit(shared),
+        }
+        let mut ids: Vec<u32> = self.streams.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            let Some(mut stream) = self.streams.remove(&id) else { continue };
+            if !stream.has_ended() {
+                match (ended, how) {
+                    (Some(ended), _) => stream.handle_abort(ended),
+                    (None, Finish::Evicted) => stream.give_up(time),
+                    (None, Finish::Ended | Finish::EndOfObservation) => {}
+                }
+            }
+            stream.handle_moment_passed();
+            self.report(id, stream, shared);
+        }
+        self.finish_late_work(shared);
+        let [sent, received] = self.connection_windows();
+        let summary = ConnectionSummary {
+            connection: self.id,
+            client_flow: self.client_flow,
+            flows: [self.flows[0].summary(sent), self.flows[1].summary(received)],
+            calls: self.calls,
+            opened: self.opened,
+            closed: closed.unwrap_or(self.last_seen),
+            has_ended: ended.is_some(),
+            http2: self.recognised,
+            binary_metadata: self.has_binary_metadata(),
+        };
+        shared.observations.push_back(Observation::ConnectionEnded(Box::new(summary)));
+    }
+}
