@@ -57,8 +57,9 @@ pub struct Flow {
     pub padding: u8,
     /// Not zero: the next frame has to be SETTINGS.
     pub first: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// Not zero: the place in the frames is a guess that earlier calls did not refute; see
+    /// [`tentative`](crate::walk::tentative).
+    pub tentative: u8,
 }
 const _: () = assert!(size_of::<Flow>() == 64);
 

@@ -31,6 +31,10 @@ pub const FLAG_FINAL: u8 = 2;
 /// More records of the same socket call follow; they repeat `offset` and `moved`.
 pub const FLAG_MORE: u8 = 4;
 
+/// The flow's place in the frames is still a guess: the record counts only if the next one of the flow
+/// goes on exactly where its call ended. It does not take a number, and may come before [`KIND_OPEN`].
+pub const FLAG_TENTATIVE: u8 = 8;
+
 /// What every record begins with.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +50,8 @@ pub struct RecordHeader {
     pub offset: u64,
     /// Bytes that the socket call moved.
     pub moved: u32,
-    /// Counts the records of this flow of this connection, of all kinds, from zero, sent or lost: a step of
-    /// more than one is a loss of known size.
+    /// Counts the records of this flow of this connection, of all kinds but tentative ones, from zero, sent or
+    /// lost: a step of more than one is a loss of known size.
     pub sequence: u32,
     /// Process (thread group) that made the call; of [`KIND_CLOSE`], the one that was seen last.
     pub pid: u32,

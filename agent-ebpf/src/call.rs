@@ -10,8 +10,8 @@ use agent_common::flow::{
 };
 use agent_common::frame::{FrameHeader, HEADER_BYTES, PREFACE_BYTES, SETTINGS};
 use agent_common::ring::{
-    FLAG_FINAL, FLAG_RESET, FLOW_RECEIVED, FLOW_SENT, KIND_CLOSE, KIND_DATA, KIND_OPEN, RECOGNISED_CHAIN,
-    RECOGNISED_PREFACE, RECOGNISED_SETTINGS, RecordHeader, UNKNOWN_START,
+    FLAG_FINAL, FLAG_RESET, FLAG_TENTATIVE, FLOW_RECEIVED, FLOW_SENT, KIND_CLOSE, KIND_DATA, KIND_OPEN,
+    RECOGNISED_CHAIN, RECOGNISED_PREFACE, RECOGNISED_SETTINGS, RecordHeader, UNKNOWN_START,
 };
 use agent_common::walk::{self, Memory};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
@@ -127,7 +127,7 @@ pub unsafe fn prepare(call: Call) -> Ready {
             return NOTHING;
         }
         set!(walk.recognised = 0);
-        if kind == CLASS_NEW && !recognise(walk, class, call, (task >> 32) as u32) {
+        if kind == CLASS_NEW && !is_guessed(call) && !recognise(walk, class, call, (task >> 32) as u32) {
             maps::release(walk);
             return NOTHING;
         }
@@ -172,6 +172,21 @@ unsafe fn unseen(call: Call) {
             let flow = flow_of(connection, call.flow);
             set!(flow.unseen = get!(flow.unseen).wrapping_add(call.moved as u32));
         }
+    }
+}
+
+/// Whether calls before this one began a guess at the flow's place in the frames. A socket that is not
+/// classified has a connection only then, or since another call of it is being recognised right now.
+#[inline(always)]
+unsafe fn is_guessed(call: Call) -> bool {
+    // SAFETY: as `prepare`.
+    unsafe {
+        let connection = maps::connection_of(call.sk, false);
+        if connection.is_null() {
+            return false;
+        }
+        let flow = flow_of(connection, call.flow);
+        get!(flow.tentative) != 0
     }
 }
 
@@ -225,6 +240,9 @@ unsafe fn recognise(walk: *mut Walk, class: *mut Class, call: Call, pid: u32) ->
                     recognised = RECOGNISED_CHAIN;
                 }
             }
+        } else if !(sequenced && from_start) && first >> 56 == 0 && (bytes < 4 || first >> 32 & 0xff <= 9) {
+            // A piece of a header of a frame below 64 KiB: the next call shows the rest of it.
+            recognised = RECOGNISED_CHAIN;
         }
         set!(walk.recognised = u64::from(recognised));
         let recognised = get!(walk.recognised) as u32;
@@ -313,6 +331,9 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
             }
             set!(walk.want = u64::from(gap));
             let gap = get!(walk.want);
+            if gap != 0 {
+                set!(flow.tentative = 0);
+            }
             if gap >> 31 != 0 {
                 maps::count(Counter::Backwards);
                 set!(flow.next = get!(flow.next).wrapping_add(gap | 0xffff_ffff_0000_0000));
@@ -327,7 +348,10 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
         let probing = u32::from(get!(flow.phase)) == PHASE_UNSYNCED;
         walk::begin(walk, probing);
         if probing {
+            set!(flow.tentative = 0);
             walk::at_boundary(flow);
+        } else {
+            walk::go_on_guessing(walk, flow);
         }
     }
 }
@@ -397,6 +421,16 @@ pub unsafe fn finish(ready: Ready, call: Call) {
         }
         if probing {
             if !walk::is_confirmed(walk, flow) {
+                set!(walk.want = walk::tentative(walk, flow));
+                let tentative = get!(walk.want);
+                set!(flow.tentative = tentative as u8);
+                if tentative != 0 {
+                    set!(walk.open_pending = 0);
+                    kernel::send(walk, flow, FLAG_TENTATIVE);
+                    set!(flow.next = get!(flow.next) + call.moved);
+                    maps::release(walk);
+                    return;
+                }
                 set!(flow.phase = PHASE_UNSYNCED as u8);
                 if get!(class.class) == CLASS_NEW {
                     set!(flow.phase = PHASE_START as u8);
@@ -412,6 +446,7 @@ pub unsafe fn finish(ready: Ready, call: Call) {
                 maps::release(walk);
                 return;
             }
+            set!(flow.tentative = 0);
             if get!(class.class) == CLASS_NEW {
                 set!(class.class = CLASS_HTTP2);
                 maps::count(Counter::ClassChain);

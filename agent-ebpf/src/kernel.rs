@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use agent_common::flow::{Flow, Walk};
-use agent_common::ring::FLAG_MORE;
+use agent_common::ring::{FLAG_MORE, FLAG_TENTATIVE};
 use agent_common::walk::{self, Memory};
 use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_get_current_task_btf};
 
@@ -166,7 +166,11 @@ pub unsafe fn send(walk: *mut Walk, flow: *mut Flow, flags: u8) {
         let header = &raw mut (*walk).header;
         (*header).payload = payload as u32;
         (*header).flags = flags;
-        (*header).sequence = next_sequence(flow);
+        (*header).sequence = if flags & FLAG_TENTATIVE != 0 {
+            core::ptr::read_volatile(&raw const (*flow).sequence)
+        } else {
+            next_sequence(flow)
+        };
         core::ptr::write_volatile(&raw mut (*walk).want, payload + 48);
         let bytes = core::ptr::read_volatile(&raw const (*walk).want) & 16383;
         let unread = core::ptr::read_volatile(&raw const (*walk).unread) + bytes;

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod apps;
+pub mod captured;
 pub mod compare;
 pub mod http;
 pub mod observed;

@@ -1,13 +1,11 @@
 //! The ends of connections as the kernel side sees them. Needs Linux 6.3 (tp_btf).
 
-use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use agent::capture::kernel::{BackendChoice, Captured, KernelCapture, LoopChoice, Options};
-use agent_core::Flow;
 use tests::agent::Kernel;
+use tests::captured::{self, Seen};
 
 const PREFACE_AND_SETTINGS: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
@@ -16,13 +14,7 @@ const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0pingping";
 #[test]
 fn what_is_read_only_after_both_ends_were_closed_is_seen_and_then_the_end() {
     let Some(_kernel) = Kernel::take("kernel_ends") else { return };
-    let options = Options {
-        backend: BackendChoice::TpBtf,
-        loops: LoopChoice::Auto,
-        ignored_pid: None,
-        ..Options::default()
-    };
-    let mut capture = KernelCapture::start(&options).expect("the programs load");
+    let mut capture = captured::start().expect("the programs load");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let mut client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
     let (mut server, _) = listener.accept().expect("a connection");
@@ -38,35 +30,11 @@ fn what_is_read_only_after_both_ends_were_closed_is_seen_and_then_the_end() {
     server.read_to_end(&mut heard).expect("the bytes are there");
     client.read_to_end(&mut answered).expect("the bytes are there");
 
-    let mut is_client = BTreeMap::new();
-    let mut seen: BTreeMap<(bool, bool), Vec<u8>> = BTreeMap::new();
-    let mut finals = 0;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while finals < 2 && Instant::now() < deadline {
-        capture
-            .poll(Duration::from_millis(20), &mut |captured| match captured {
-                Captured::Open { connection, endpoints, .. } => {
-                    if [endpoints.local_port, endpoints.peer_port].contains(&client_port) {
-                        is_client.insert(connection, endpoints.local_port == client_port);
-                    }
-                }
-                Captured::Chunk { chunk, .. } => {
-                    if let Some(client) = is_client.get(&chunk.connection) {
-                        let flow = seen.entry((*client, chunk.flow == Flow::Sent)).or_default();
-                        flow.extend(chunk.bytes);
-                    }
-                }
-                Captured::Close { connection, is_final, .. } => {
-                    finals += usize::from(is_final && is_client.contains_key(&connection));
-                }
-                Captured::Lost { .. } => panic!("nothing is lost"),
-            })
-            .expect("the ring is read");
-    }
-    let flow = |client: bool, sent: bool| seen.get(&(client, sent)).cloned().unwrap_or_default();
-    assert_eq!(flow(true, true), heard, "what the client sent");
-    assert_eq!(flow(false, false), heard, "what the server received");
-    assert_eq!(flow(false, true), answered, "what the server sent");
-    assert_eq!(flow(true, false), answered, "what the client received");
-    assert_eq!(finals, 2, "both sockets are closed for good");
+    let mut seen = Seen::default();
+    seen.read(&mut capture, |seen| seen.closed(client_port) == 2).expect("the ring is read");
+    assert_eq!(seen.flow(client_port, true, true), heard, "what the client sent");
+    assert_eq!(seen.flow(client_port, false, false), heard, "what the server received");
+    assert_eq!(seen.flow(client_port, false, true), answered, "what the server sent");
+    assert_eq!(seen.flow(client_port, true, false), answered, "what the client received");
+    assert_eq!(seen.closed(client_port), 2, "both sockets are closed for good");
 }

@@ -80,6 +80,11 @@ const POSITION_MASK: u64 = 8191;
 const PREFIX_END: u64 = HEADER_BYTES + 5;
 /// Largest single copy.
 const COPY_MASK: u64 = 4095;
+/// Calls over which a guess is carried on at most.
+const GUESSES: u64 = 4;
+/// A guess is given up where more than this is left of its frame: the default of SETTINGS_MAX_FRAME_SIZE
+/// (RFC 9113 §6.5.2). A wrong one would blind the flow for as long.
+const GUESS_BYTES: u32 = 16384;
 
 /// Makes `walk` ready for a call whose buffers are described already.
 #[inline(always)]
@@ -156,6 +161,38 @@ pub unsafe fn is_confirmed(walk: *mut Walk, flow: *mut Flow) -> bool {
     let frames = get!(walk.frames);
     let tiles = u32::from(get!(flow.phase)) == PHASE_HEADER && get!(flow.header_have) == 0;
     get!(walk.stop) == 0 && (frames >= 3 || (frames >= 1 && tiles))
+}
+
+/// Whether a walk that began at a guessed boundary and neither confirmed nor refuted it is to go on in the next
+/// call: a read that ends inside of a frame, since the reader's buffer was full. Returns what
+/// [`Flow::tentative`] has to be then (frames seen, and calls from the fourth bit on), zero if not.
+#[inline(always)]
+#[must_use]
+pub unsafe fn tentative(walk: *mut Walk, flow: *mut Flow) -> u64 {
+    let calls = u64::from(get!(flow.tentative) >> 4) + 1;
+    let frames = get!(walk.frames);
+    let inside = frames != 0 || get!(flow.header_have) != 0;
+    if get!(walk.stop) != 0
+        || get!(walk.total_left) != 0
+        || !inside
+        || calls > GUESSES
+        || get!(flow.left) > GUESS_BYTES
+    {
+        return 0;
+    }
+    calls << 4 | frames & 15
+}
+
+/// Takes the guess of the calls before up again; false if there is none.
+#[inline(always)]
+pub unsafe fn go_on_guessing(walk: *mut Walk, flow: *mut Flow) -> bool {
+    let tentative = u64::from(get!(flow.tentative));
+    if tentative == 0 {
+        return false;
+    }
+    set!(walk.probing = 1);
+    set!(walk.frames = tentative & 15);
+    true
 }
 
 /// One step: the next buffer, a whole frame, or one read of at most a window or a piece of payload.

@@ -1,11 +1,12 @@
 //! From the bytes of a record to [`Captured`].
 
 use agent_common::ring::{
-    CHUNK_BOUNDARY, Endpoints, FLAG_FINAL, FLAG_MORE, FLAG_RESET, FLOW_RECEIVED, FLOW_SENT, KIND_CLOSE,
-    KIND_DATA, KIND_OPEN, RecordHeader,
+    CHUNK_BOUNDARY, Endpoints, FLAG_FINAL, FLAG_MORE, FLAG_RESET, FLAG_TENTATIVE, FLOW_RECEIVED, FLOW_SENT,
+    KIND_CLOSE, KIND_DATA, KIND_OPEN, RecordHeader,
 };
 use agent_core::{Chunk, ConnectionId, Flow, Timestamp};
 use foldhash::HashMap;
+use std::collections::VecDeque;
 
 /// What the kernel side saw.
 #[derive(Clone, Copy, Debug)]
@@ -64,11 +65,35 @@ const FLOWS_MAX: usize = 1 << 18;
 /// In place of a flow: the connection was told of.
 const OPENED: u8 = 2;
 
+/// Calls whose place in their flow is a guess, that are kept; beyond it the oldest is forgotten.
+const TENTATIVE_MAX: usize = 256;
+
+/// How long they are kept, in nanoseconds. A reader whose buffer was full reads on at once.
+const TENTATIVE_NS: u64 = 1_000_000_000;
+
+/// A record that counts only if the next one of its flow goes on where its call ended.
+#[derive(Debug)]
+struct Tentative {
+    header: RecordHeader,
+    payload: Box<[u8]>,
+}
+
+impl Tentative {
+    fn is_of(&self, header: &RecordHeader) -> bool {
+        self.header.connection == header.connection && self.header.flow == header.flow
+    }
+
+    fn end(&self) -> u64 {
+        self.header.offset.saturating_add(self.header.moved.into())
+    }
+}
+
 /// Reads records and checks their numbers.
 #[derive(Debug, Default)]
 pub struct Reader {
     next: HashMap<(u64, u8), u32>,
     forgot: bool,
+    tentative: VecDeque<Tentative>,
     received: u64,
     malformed: u64,
     missing: u64,
@@ -111,6 +136,10 @@ impl Reader {
             FLOW_RECEIVED => Flow::Received,
             _ => return None,
         };
+        if header.flags & FLAG_TENTATIVE != 0 {
+            self.keep(header, payload);
+            return Some(());
+        }
         let records = self.count_missing(&header);
         if records > 0 {
             sink(Captured::Lost { connection, flow, records, time });
@@ -125,7 +154,12 @@ impl Reader {
                 let RecordHeader { pid, thread, .. } = header;
                 sink(Captured::Open { connection, time, pid, thread, endpoints: &endpoints });
             }
-            KIND_DATA => return chunks(&header, flow, payload, sink),
+            KIND_DATA => {
+                if !self.tentative.is_empty() {
+                    self.confirm(&header, flow, sink)?;
+                }
+                return chunks(&header, flow, payload, sink);
+            }
             KIND_CLOSE => {
                 let is_final = header.flags & FLAG_FINAL != 0;
                 if is_final {
@@ -144,6 +178,48 @@ impl Reader {
                 sink(Captured::Close { connection, flow, reset, is_final, time });
             }
             _ => return None,
+        }
+        Some(())
+    }
+
+    fn keep(&mut self, header: RecordHeader, payload: &[u8]) {
+        let oldest = header.time_ns.saturating_sub(TENTATIVE_NS);
+        self.tentative.retain(|kept| kept.header.time_ns >= oldest);
+        if self.tentative.len() >= TENTATIVE_MAX {
+            self.tentative.pop_front();
+        }
+        self.tentative.push_back(Tentative { header, payload: payload.into() });
+    }
+
+    /// The flow's place in the frames is certain from here on: what came right before it counts as well.
+    fn confirm(
+        &mut self,
+        header: &RecordHeader,
+        flow: Flow,
+        sink: &mut dyn FnMut(Captured<'_>),
+    ) -> Option<()> {
+        let oldest = header.time_ns.saturating_sub(TENTATIVE_NS);
+        let mut confirmed: Vec<Tentative> = Vec::new();
+        self.tentative.retain_mut(|kept| {
+            if kept.is_of(header) {
+                let payload = std::mem::take(&mut kept.payload);
+                confirmed.push(Tentative { header: kept.header, payload });
+                return false;
+            }
+            kept.header.time_ns >= oldest
+        });
+        // Backwards, as far as each ends where the one behind it begins.
+        let mut start = header.offset;
+        let mut first = confirmed.len();
+        while first > 0
+            && confirmed[first - 1].end() == start
+            && confirmed[first - 1].header.time_ns >= oldest
+        {
+            first -= 1;
+            start = confirmed[first].header.offset;
+        }
+        for Tentative { header, payload } in confirmed.drain(first..) {
+            chunks(&header, flow, &payload, sink)?;
         }
         Some(())
     }
@@ -318,6 +394,48 @@ mod tests {
             seen(&mut reader, &record(KIND_CLOSE, FLAG_FINAL, 2, 0, &[])),
             ["lost 1", "100 []", "close false true"]
         );
+    }
+
+    /// A record of a call of `moved` bytes at `offset` of the flow, a whole chunk.
+    fn call(offset: u64, time_ns: u64, flags: u8, sequence: u32, bytes: &[u8]) -> Vec<u8> {
+        let mut record = record(KIND_DATA, flags, sequence, bytes.len() as u32, &chunk(0, 0, bytes));
+        record[..8].copy_from_slice(&time_ns.to_ne_bytes());
+        record[16..24].copy_from_slice(&offset.to_ne_bytes());
+        record
+    }
+
+    #[test]
+    fn tentative_calls_count_once_a_call_goes_on_where_they_ended() {
+        let mut reader = Reader::default();
+        assert!(seen(&mut reader, &call(100, 10, FLAG_TENTATIVE, 0, &[1, 2])).is_empty());
+        assert!(seen(&mut reader, &call(102, 11, FLAG_TENTATIVE, 0, &[3])).is_empty());
+        assert_eq!(seen(&mut reader, &call(103, 12, 0, 0, &[4])), ["100 [1, 2]", "102 [3]", "103 [4]"]);
+        assert_eq!(seen(&mut reader, &call(104, 13, 0, 1, &[5])), ["104 [5]"]);
+        assert_eq!((reader.missing(), reader.malformed()), (0, 0));
+    }
+
+    #[test]
+    fn tentative_calls_that_nothing_goes_on_from_are_forgotten() {
+        let mut reader = Reader::default();
+        // Refuted: the frames began anew behind them.
+        assert!(seen(&mut reader, &call(100, 10, FLAG_TENTATIVE, 0, &[1])).is_empty());
+        assert!(seen(&mut reader, &call(107, 11, FLAG_TENTATIVE, 0, &[2])).is_empty());
+        assert_eq!(seen(&mut reader, &call(108, 12, 0, 0, &[3])), ["107 [2]", "108 [3]"]);
+        // Too long ago.
+        assert!(seen(&mut reader, &call(109, 13, FLAG_TENTATIVE, 1, &[4])).is_empty());
+        assert_eq!(seen(&mut reader, &call(110, 14 + TENTATIVE_NS, 0, 1, &[5])), ["110 [5]"]);
+        // Too many.
+        for connection in 0..=TENTATIVE_MAX as u64 {
+            let mut bytes = call(200, 20, FLAG_TENTATIVE, 0, &[6]);
+            bytes[8..16].copy_from_slice(&connection.to_ne_bytes());
+            assert!(seen(&mut reader, &bytes).is_empty());
+        }
+        let mut first = call(201, 21, 0, 0, &[7]);
+        first[8..16].copy_from_slice(&0u64.to_ne_bytes());
+        assert_eq!(seen(&mut reader, &first), ["201 [7]"]);
+        let mut last = call(201, 21, 0, 0, &[7]);
+        last[8..16].copy_from_slice(&(TENTATIVE_MAX as u64).to_ne_bytes());
+        assert_eq!(seen(&mut reader, &last), ["200 [6]", "201 [7]"]);
     }
 
     #[test]
