@@ -204,6 +204,13 @@ impl Observer {
         }
     }
 
+    /// Whether a call is open for certain: neither end has ended it, no bytes were lost that may have, and its connection is
+    /// not closing. Unlike all open calls, one costs a look-up.
+    #[must_use]
+    pub fn is_call_open(&self, connection: ConnectionId, stream: u32) -> bool {
+        self.connections.get(&connection).is_some_and(|connection| connection.is_call_open(stream))
+    }
+
     /// Stalls that last: of senders that certainly have something to send. Costs nothing where there are none.
     pub fn visit_open_stalls(&self, mut visit: impl FnMut(Stall)) {
         for id in &self.shared.stalled {

@@ -11,7 +11,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 
 fn late_work(scenario: &Scenario) -> Vec<LateWork> {
     let work = |fact: &Observation| match fact {
-        Observation::LateWork(work) => Some(*work),
+        Observation::LateWork(work) => Some(work.clone()),
         _ => None,
     };
     scenario.seen.iter().filter_map(work).collect()
@@ -37,6 +37,7 @@ fn data_and_trailers_after_a_reset_are_late_work() {
     let work = LateWork {
         connection: agent_core::ConnectionId(1),
         stream: 1,
+        method: Some(METHOD.into()),
         ended,
         last: scenario.now,
         bytes: 150,
@@ -56,7 +57,7 @@ fn it_is_said_after_a_second_of_silence_or_at_the_end_of_the_connection() {
     scenario.wait(999);
     assert!(late_work(&scenario).is_empty());
     scenario.wait(1);
-    let [work] = late_work(&scenario)[..] else { panic!("once") };
+    let [work] = &late_work(&scenario)[..] else { panic!("once") };
     assert_eq!((work.last, work.bytes, work.trailers), (last, 200, false));
     assert_eq!(work.last.since(work.ended), 610_000_000);
 
@@ -116,6 +117,6 @@ fn after_a_late_join_or_a_hole_only_certain_ends_count() {
     // A hole after the reset takes nothing back.
     let mut scenario = cancelled();
     scenario.lose(SERVER, 50).send_at_boundary(SERVER, &data(1, 0, &message(95))).wait(5_000);
-    let [work] = late_work(&scenario)[..] else { panic!("once") };
+    let [work] = &late_work(&scenario)[..] else { panic!("once") };
     assert_eq!((work.bytes, work.last.since(work.ended) / SECOND_NS), (100, 0));
 }

@@ -7,6 +7,7 @@
 //! socket, and at the client's socket what was on its way. Such frames never become calls (checklist S5).
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::Connection;
 use crate::call::{Peer, Stream};
@@ -29,6 +30,7 @@ pub(super) struct Afterwards {
 #[derive(Debug)]
 struct Reset {
     stream: u32,
+    method: Option<Arc<str>>,
     ended: Timestamp,
     /// Last DATA or trailers after that.
     last: Moment,
@@ -38,9 +40,9 @@ struct Reset {
 
 impl Reset {
     /// What the server did since, if it did anything.
-    fn late_work(&self, connection: ConnectionId) -> Option<LateWork> {
-        let &Reset { stream, ended, bytes, trailers, .. } = self;
-        Some(LateWork { connection, stream, ended, last: self.last.get()?, bytes, trailers })
+    fn late_work(self, connection: ConnectionId) -> Option<LateWork> {
+        let Reset { stream, method, ended, last, bytes, trailers } = self;
+        Some(LateWork { connection, stream, method, ended, last: last.get()?, bytes, trailers })
     }
 }
 
@@ -127,11 +129,17 @@ impl Connection {
     }
 
     /// The client has reset a call, at this time.
-    pub(super) fn remember_reset_stream(&mut self, stream: u32, ended: Timestamp, shared: &mut Shared) {
+    pub(super) fn remember_reset_stream(
+        &mut self,
+        stream: u32,
+        method: Option<Arc<str>>,
+        ended: Timestamp,
+        shared: &mut Shared,
+    ) {
         self.remembered_changed = true;
         let reset = &mut self.afterwards.get_or_insert_default().reset;
         let forgotten = if reset.len() >= RESET { reset.pop_front() } else { None };
-        reset.push_back(Reset { stream, ended, last: Moment::NEVER, bytes: 0, trailers: false });
+        reset.push_back(Reset { stream, method, ended, last: Moment::NEVER, bytes: 0, trailers: false });
         if let Some(work) = forgotten.and_then(|reset| reset.late_work(self.id)) {
             shared.observations.push_back(Observation::LateWork(work));
         }

@@ -248,6 +248,12 @@ impl Connection {
         calls.iter().for_each(|call| visit(call));
     }
 
+    /// A call is open for certain.
+    pub(crate) fn is_call_open(&self, stream: u32) -> bool {
+        let is_open = |stream: &Stream| !stream.is_ending() && !stream.uncertain;
+        self.closing.is_none() && self.streams.get(&stream).is_some_and(is_open)
+    }
+
     /// There are streams to visit.
     pub(crate) fn has_open_streams(&self) -> bool {
         !self.streams.is_empty() || self.afterwards.is_some()

@@ -331,11 +331,11 @@ impl Connection {
             if stream.counts_as_open {
                 self.remember_open_stream(id, &stream, shared);
             }
-            let reset = stream.reset_by_client();
+            let reset = stream.reset_by_client().map(|ended| (stream.method(), ended));
             self.report(id, stream, shared);
             // Only behind its call: what is said of it then follows CallEnded.
-            if let Some(ended) = reset {
-                self.remember_reset_stream(id, ended, shared);
+            if let Some((method, ended)) = reset {
+                self.remember_reset_stream(id, method, ended, shared);
             }
         }
         if bytes::is_mostly_empty(self.streams.len(), self.streams.capacity()) {

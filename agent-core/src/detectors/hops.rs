@@ -2,9 +2,10 @@
 //! that judge links.
 
 use super::correlation::{Correlated, Correlation, Processes};
-use super::{Connections, Out, Thresholds, Watched, amplification, fixed, propagation, uncancelled};
+use super::{Connections, Out, Thresholds, Watched, amplification, fixed, propagation, uncancelled, wasted};
 use crate::input::Timestamp;
 use crate::observation::{Call, CallStarted, ConnectionStatus, LateWork, RequestEnded, Side};
+use crate::observer::Observer;
 
 /// All processes, and what was found out of the last outbound call.
 #[derive(Debug, Default)]
@@ -99,6 +100,7 @@ impl Hops {
                 let ended = self.processes.handle_outbound_ended(connection, call, uncancelled.grace_ns);
                 if let Some((link, inbound)) = ended {
                     uncancelled::handle_outbound_ended(uncancelled, connection, call, &link, inbound, out);
+                    wasted::handle_outbound_ended(uncancelled, call, link, inbound, out);
                 }
             }
             None => {}
@@ -119,11 +121,13 @@ impl Hops {
         &mut self,
         thresholds: &Thresholds,
         connections: &Connections,
+        observer: &Observer,
         now: Timestamp,
         out: &mut Out,
     ) {
         self.processes.expire(&thresholds.correlation, now);
         uncancelled::handle_tick(&thresholds.uncancelled, &mut self.processes, connections, now, out);
+        wasted::handle_tick(&thresholds.uncancelled, &mut self.processes, connections, observer, now, out);
         fixed::handle_tick(&thresholds.fixed, &mut self.processes, now, out);
     }
 

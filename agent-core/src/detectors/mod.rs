@@ -20,6 +20,7 @@ mod hops;
 pub mod propagation;
 pub mod fixed;
 pub mod uncancelled;
+mod wasted;
 pub mod amplification;
 pub mod flow_control;
 pub mod stream_limit;
@@ -45,6 +46,7 @@ use crate::observer::Observer;
 pub use balance::{Balanced, Served, Spread};
 pub use finding::{About, Claims, Finding, Level, Name, Value, Verdict};
 pub use party::{End, Owner, Party, ProcessId};
+pub use wasted::{Wasted, Work};
 
 macro_rules! claims {
     ($($(#[$doc:meta])* $variant:ident($detector:ident),)*) => {
@@ -148,7 +150,8 @@ const TICK_NS: u64 = 1_000_000_000;
 /// All detectors.
 ///
 /// Announce a connection with [`Detectors::handle_connection`] before its first observation; hand on every observation; call
-/// [`Detectors::handle_timeout`] when [`Detectors::poll_timeout`] says so. After each, drain [`Detectors::poll_finding`].
+/// [`Detectors::handle_timeout`] when [`Detectors::poll_timeout`] says so. After each, drain [`Detectors::poll_finding`] and
+/// [`Detectors::poll_wasted`].
 #[derive(Debug)]
 pub struct Detectors {
     thresholds: Thresholds,
@@ -267,9 +270,15 @@ impl OfCall for Call {
 #[derive(Debug, Default)]
 pub(crate) struct Out {
     findings: VecDeque<Finding>,
+    wasted: VecDeque<Wasted>,
 }
 
 impl Out {
+    /// It was done for nobody.
+    fn waste(&mut self, wasted: Wasted) {
+        self.wasted.push_back(wasted);
+    }
+
     /// It holds.
     fn fire(&mut self, about: About, time: Timestamp, claim: impl Into<Claim>) {
         self.push(Verdict::Firing, about, time, claim.into());
@@ -403,7 +412,7 @@ impl Detectors {
             let (thresholds, connections, out) = (&self.thresholds, &mut self.connections, &mut self.out);
             self.balance.handle_tick(connections.values_mut(), thresholds, now, out);
             self.reconnects.handle_tick(&thresholds.reconnects, now, out);
-            self.hops.handle_tick(thresholds, connections, now, out);
+            self.hops.handle_tick(thresholds, connections, observer, now, out);
             let health = &thresholds.connection_health;
             connection_health::handle_timeout(health, &mut self.notices, connections, now, out);
             self.retries.handle_timeout(&thresholds.retries, now, out);
@@ -466,6 +475,11 @@ impl Detectors {
     /// What was found out about the origin of an outbound call by the last observation, if that was its start: at most one.
     pub fn take_correlated(&mut self) -> Option<correlation::Correlated> {
         self.hops.take_correlated()
+    }
+
+    /// The next amount of work that nobody waited for, oldest first.
+    pub fn poll_wasted(&mut self) -> Option<Wasted> {
+        self.out.wasted.pop_front()
     }
 
     /// The next finding, oldest first.

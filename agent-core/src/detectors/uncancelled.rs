@@ -7,13 +7,14 @@
 //! began.
 //!
 //! One finding a call: when it ends, with how long it ran on; or, if it still goes on after [`Thresholds::goes_on_ns`], then, and not
-//! again at its end. Undecided where the outbound call's end was not seen.
+//! again at its end. Undecided where the outbound call's end was not seen. How long all of them run on together is added up
+//! by [`super::wasted`].
 
 use std::fmt;
 
 use super::correlation::{Evidence, Outbound, Processes, State};
 use super::finding::{About, Claims, Name, Value, seconds};
-use super::{Connections, Out, Watched};
+use super::{Connections, Out, Watched, wasted};
 use crate::input::Timestamp;
 use crate::observation::{Call, EndedBy, LateWork, Outcome, Side};
 
@@ -242,9 +243,11 @@ pub(super) fn handle_late_work(
 ) {
     let ran_on_ns = work.last.since(work.ended);
     if connection.side == Some(Side::Server) && ran_on_ns > thresholds.grace_ns {
-        let about = About { stream: Some(work.stream), ..connection.about() };
+        let method = work.method.clone();
+        let about = About { stream: Some(work.stream), method, ..connection.about() };
         let claim = Claim::AfterEnd { ran_on_ns, bytes: work.bytes, trailers: work.trailers };
         out.fire(about, work.last, claim);
+        wasted::handle_late_work(work, ran_on_ns, out);
     }
 }
 
@@ -353,6 +356,7 @@ mod tests {
         crate::Observation::LateWork(LateWork {
             connection: ConnectionId(connection),
             stream: 1,
+            method: Some("/shop.Orders/Place".into()),
             ended: at(0),
             last: at(last),
             bytes: 30,

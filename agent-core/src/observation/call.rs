@@ -84,12 +84,14 @@ pub struct RequestEnded {
 /// Said when the server has ended the stream, when nothing more of it came for a second (what comes after that is
 /// ignored), or when the connection ends, of the last 32 streams of a connection that were reset. After a loss there may have
 /// been more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LateWork {
     /// The connection.
     pub connection: ConnectionId,
     /// Stream id.
     pub stream: u32,
+    /// Full method name with its leading slash, if it is known.
+    pub method: Option<Arc<str>>,
     /// When the client reset the stream.
     pub ended: Timestamp,
     /// When the last frame after it was seen.

@@ -370,6 +370,7 @@ impl Processes {
             started: call.time,
             method,
             said: false,
+            counted_until: None,
         };
         match process.link(link) {
             Some(key) => of.calls.insert(call.stream, Tracked::Outbound(key)),

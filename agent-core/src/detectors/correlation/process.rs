@@ -104,6 +104,8 @@ pub(in crate::detectors) struct Outbound {
     pub(super) method: Option<usize>,
     /// It was said that it goes on.
     pub(in crate::detectors) said: bool,
+    /// Until when it was added up how long it runs on for nobody.
+    pub(in crate::detectors) counted_until: Option<Timestamp>,
 }
 
 /// A method that the process calls.
