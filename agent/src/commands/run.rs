@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::detectors::correlation::Correlated;
-use agent_core::detectors::{Detectors, Finding, Thresholds, flow_control};
+use agent_core::detectors::{Detectors, Finding, Wasted, flow_control};
 use agent_core::observation::{CallStarted, OpenCall, Stall};
 use agent_core::{Observation, Timestamp};
 use anyhow::Context;
@@ -69,14 +69,13 @@ async fn run(config: &Config) -> Result<(), Failure> {
     let stop = Stop::default();
     let (ended, watcher_ended) = tokio::sync::oneshot::channel();
     let watcher = {
-        let (limits, thresholds) = (config.core_limits(), config.findings.thresholds());
-        let listener = MetricsListener::new(Arc::clone(&metrics), Arc::clone(&findings))
-            .attributing_stalls(thresholds.flow_control.clone());
+        let pipeline = pipeline(config, Arc::clone(&metrics), Arc::clone(&findings));
+        let state_limit = config.core_limits().state_bytes;
         let (readiness, stop) = (Arc::clone(&readiness), stop.clone());
         std::thread::Builder::new()
             .name("watch".into())
             .spawn(move || {
-                let result = watch(capture, (limits, thresholds), listener, &readiness, &stop);
+                let result = watch(capture, pipeline, state_limit, &readiness, &stop);
                 // The receiver is gone only when the process is about to end.
                 let _ = ended.send(result);
             })
@@ -112,16 +111,27 @@ fn watcher_failure(result: Result<anyhow::Result<()>, tokio::sync::oneshot::erro
     error.context("the thread that reads the ring ended").into()
 }
 
+/// What is captured becomes series and findings by this, however it was captured.
+#[must_use]
+pub fn pipeline(
+    config: &Config,
+    metrics: Arc<Metrics>,
+    findings: Arc<Findings>,
+) -> Pipeline<MetricsListener> {
+    let thresholds = config.findings.thresholds();
+    let listener =
+        MetricsListener::new(metrics, findings).attributing_stalls(thresholds.flow_control.clone());
+    let identities = Identities::new("/proc", Identities::CAPACITY);
+    Pipeline::new(config.core_limits(), identities, listener).with_detectors(thresholds)
+}
+
 fn watch(
     mut capture: KernelCapture,
-    (limits, thresholds): (agent_core::Limits, Thresholds),
-    listener: MetricsListener,
+    mut pipeline: Pipeline<MetricsListener>,
+    state_limit: usize,
     readiness: &Readiness,
     stop: &Stop,
 ) -> anyhow::Result<()> {
-    let state_limit = limits.state_bytes;
-    let identities = Identities::new("/proc", Identities::CAPACITY);
-    let mut pipeline = Pipeline::new(limits, identities, listener).with_detectors(thresholds);
     readiness.ready(CAPTURE);
     let result = pipeline::watch(&mut capture, &mut pipeline, stop, |listener, watched| match watched {
         Watched::Counters(counters) => listener.metrics.set_kernel_counters(KernelCounters::from(counters)),
@@ -220,6 +230,10 @@ impl Listener for MetricsListener {
         correlated: &Correlated,
     ) {
         connection.correlated(correlated);
+    }
+
+    fn handle_wasted(&mut self, _subject: &Subject, connection: &mut ConnectionSeries, wasted: &Wasted) {
+        connection.wasted(wasted);
     }
 
     fn handle_look(&mut self, detectors: &Detectors) {

@@ -163,6 +163,12 @@ families! {
         "Calls that a process made, by how it is known which call that it served they belong to: trace, thread, sole; ambiguous and undecided belong to one that is not known, none to nothing. Calls of the infrastructure are left out.";
     PROPAGATION = Counter "grpcscope_deadline_propagation_total", method_labels!("result", "evidence"),
         "Calls that belong to a served call with a deadline, by what became of that: propagated (theirs is no later), reset (later), dropped (none), exhausted (they began after it), undecided.";
+    UNCANCELLED_SECONDS = Counter "grpcscope_uncancelled_seconds_total" in "seconds", method_labels!("evidence"),
+        "How long calls that a process made were open for nobody, since the served call that they belong to had been given up; calls that end within findings.uncancelled.grace of that are left out. Of a call that goes on, what has passed is counted every second.";
+    LATE_WORK_SECONDS = Counter "grpcscope_late_work_seconds_total" in "seconds", method_labels!(),
+        "How long servers went on sending on streams that their clients had reset, from the reset to the last frame, where that is longer than findings.uncancelled.grace. Counted when it is over.";
+    LATE_WORK_BYTES = Counter "grpcscope_late_work_bytes_total" in "bytes", method_labels!(),
+        "DATA payload that they sent on these streams after the reset.";
     MESSAGES = Counter "grpcscope_call_messages_total", method_labels!("direction"),
         "Messages of calls that ended, as the workload sent and received them.";
     RETRIES = Counter "grpcscope_call_retries_total", method_labels!("previous_attempts"),

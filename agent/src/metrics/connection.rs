@@ -10,6 +10,7 @@ use std::sync::Arc;
 use agent_core::Observation;
 use agent_core::detectors::correlation::{Correlated, Correlation};
 use agent_core::detectors::propagation::Propagation;
+use agent_core::detectors::{Wasted, Work};
 use agent_core::observation::{
     Call, CallStarted, ConnectionStatus, EndedBy, Exchange, Messages, Outcome, Sync, Timeout,
 };
@@ -154,6 +155,25 @@ impl ConnectionSeries {
     /// It was found out what the call belongs to that starts next.
     pub fn correlated(&mut self, correlated: &Correlated) {
         self.correlated = Some((correlated.correlation, correlated.propagation));
+    }
+
+    /// Work was done for nobody.
+    pub fn wasted(&mut self, wasted: &Wasted) {
+        let mut update = Update::default();
+        let side = match wasted.work {
+            Work::Outbound { ns, link } => {
+                update.add(Cell::UncancelledNs(link), ns);
+                Side::Client
+            }
+            Work::AfterEnd { ns, bytes } => {
+                update.add(Cell::LateWorkNs, ns);
+                update.add(Cell::LateWorkBytes, bytes);
+                Side::Server
+            }
+        };
+        let store = Arc::clone(&self.store);
+        let mut shard = store.shard(self.shard);
+        self.place_call(&mut shard, side, wasted.method.as_ref(), &update);
     }
 
     /// A call ended, or was given up.

@@ -54,7 +54,9 @@ pub(super) fn write(
         for (cell, value) in &state.cells {
             let (family, labels) = cell_row(key, *cell);
             let value = match cell {
-                Cell::StallNs(_) | Cell::AtStreamLimitNs(_) => Value::Real(*value as f64 / 1e9),
+                Cell::StallNs(_) | Cell::AtStreamLimitNs(_) | Cell::UncancelledNs(_) | Cell::LateWorkNs => {
+                    Value::Real(*value as f64 / 1e9)
+                }
                 _ => Value::Whole(*value),
             };
             families.add(family, labels, value);
@@ -150,6 +152,11 @@ fn cell_row(key: &Key, cell: Cell) -> (&'static Family, Labels) {
         Cell::Propagation(result, evidence) => {
             with(&names::PROPAGATION, &[("result", result.as_str()), ("evidence", evidence.as_str())])
         }
+        Cell::UncancelledNs(evidence) => {
+            with(&names::UNCANCELLED_SECONDS, &[("evidence", evidence.as_str())])
+        }
+        Cell::LateWorkNs => with(&names::LATE_WORK_SECONDS, &[]),
+        Cell::LateWorkBytes => with(&names::LATE_WORK_BYTES, &[]),
         Cell::DeadlineExceeded(by) => {
             with(&names::DEADLINES_EXCEEDED, &[("ended_by", labels::ended_by_label(by))])
         }

@@ -96,6 +96,11 @@ pub(super) enum Cell {
     Correlated(Correlation),
     /// What became of the deadline of the call that it belongs to.
     Propagation(Propagation, correlation::Evidence),
+    /// Of outbound calls, in nanoseconds.
+    UncancelledNs(correlation::Evidence),
+    /// In nanoseconds.
+    LateWorkNs,
+    LateWorkBytes,
     DeadlineExceeded(Option<EndedBy>),
     Messages(Direction),
     Unmeasured(Measure),
@@ -149,6 +154,9 @@ impl Cell {
             | Cell::Deadline(_)
             | Cell::Correlated(_)
             | Cell::Propagation(..)
+            | Cell::UncancelledNs(_)
+            | Cell::LateWorkNs
+            | Cell::LateWorkBytes
             | Cell::DeadlineExceeded(_)
             | Cell::Messages(_)
             | Cell::Unmeasured(_)

@@ -9,7 +9,7 @@ mod watch;
 use foldhash::HashMap;
 
 use agent_core::detectors::correlation::Correlated;
-use agent_core::detectors::{Detectors, Finding, Thresholds};
+use agent_core::detectors::{Detectors, Finding, Thresholds, Wasted};
 use agent_core::observation::{CallStarted, OpenCall, Stall};
 use agent_core::{ConnectionId, Limits, Observation, Observer, Timestamp};
 
@@ -68,6 +68,9 @@ pub trait Listener {
         _correlated: &Correlated,
     ) {
     }
+
+    /// Work was done for nobody, by this connection's process: an amount to be added.
+    fn handle_wasted(&mut self, _subject: &Subject, _connection: &mut Self::Connection, _wasted: &Wasted) {}
 
     /// A detector has spoken, about this connection or about nothing that is open. Nothing does in a pipeline without
     /// detectors.
@@ -169,7 +172,7 @@ impl<L: Listener> Pipeline<L> {
                 });
                 listener.handle_open_calls_seen();
             }
-            self.drain_findings();
+            self.drain_detectors();
         }
     }
 
@@ -179,7 +182,7 @@ impl<L: Listener> Pipeline<L> {
         self.drain();
         if let Some(detectors) = &mut self.detectors {
             detectors.finish();
-            self.drain_findings();
+            self.drain_detectors();
         }
     }
 
@@ -230,15 +233,20 @@ impl<L: Listener> Pipeline<L> {
                 self.listener.handle_observation(subject, connection, observation);
             }
             // Before the connection is forgotten that it may be about.
-            self.drain_findings();
+            self.drain_detectors();
             if ended {
                 self.subjects.remove(&id);
             }
         }
     }
 
-    fn drain_findings(&mut self) {
+    fn drain_detectors(&mut self) {
         let Some(detectors) = &mut self.detectors else { return };
+        while let Some(wasted) = detectors.poll_wasted() {
+            if let Some((subject, connection)) = self.subjects.get_mut(&wasted.connection) {
+                self.listener.handle_wasted(subject, connection, &wasted);
+            }
+        }
         while let Some(finding) = detectors.poll_finding() {
             let subject = finding.about.connection.and_then(|connection| self.subjects.get(&connection));
             self.listener.handle_finding(subject.map(|(subject, _)| subject), finding);

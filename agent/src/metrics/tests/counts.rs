@@ -96,6 +96,53 @@ fn what_was_left_of_deadlines_and_what_became_of_them_at_a_hop_is_exported() {
 }
 
 #[test]
+fn work_for_nobody_is_counted_under_the_method_and_on_the_side_where_it_was_done() {
+    let (metrics, mut open) = everything();
+    open[0].wasted(&wasted(Flow::Sent));
+    let exported = exported(&metrics);
+    let of = |side| [("side", side), ("service_name", if side == "client" { "shop" } else { "cart" })];
+    let outbound = [of("client")[0], of("client")[1], ("rpc_method", "shop.Cart/Add"), ("evidence", "trace")];
+    assert_eq!(exported.sum("grpcscope_uncancelled_seconds_total", &outbound), 3.0);
+    assert_eq!(exported.sum("grpcscope_uncancelled_seconds_total", &[]), 3.0);
+    assert_eq!(exported.sum("grpcscope_late_work_seconds_total", &of("server")), 0.25);
+    assert_eq!(exported.sum("grpcscope_late_work_bytes_total", &of("server")), 900.0);
+    assert_eq!(exported.sum("grpcscope_late_work_bytes_total", &[]), 900.0);
+}
+
+#[test]
+fn late_calls_have_used_more_than_their_timeout_and_have_nothing_left() {
+    let metrics = metrics();
+    let mut connection = metrics.connection(&workload("shop"));
+    connection.status(&status(Some(Flow::Received), Sync::Synced));
+    // Calls of a millisecond each: in time, just in time, late, very late, and those without a share.
+    for (stream, timeout) in [
+        (1, Timeout::Ns(2 * MS)),
+        (3, Timeout::Ns(MS)),
+        (5, Timeout::Ns(MS / 2)),
+        (7, Timeout::Ns(1)),
+        (9, Timeout::Ns(0)),
+        (11, Timeout::Absent),
+        (13, Timeout::Invalid),
+    ] {
+        let call = ended(stream, Flow::Received, "/shop.Cart/Add");
+        assert_eq!(call.ended.zip(call.started).map(|(ended, started)| ended.since(started)), Some(MS));
+        connection
+            .call_started(&CallStarted { timeout, ..started(stream, Flow::Received, "/shop.Cart/Add") });
+        connection.call_ended(&Call { timeout, ..call });
+    }
+    let exported = exported(&metrics);
+    let used = |le: &str| exported.sum("grpcscope_call_deadline_used_ratio_bucket", &[("le", le)]);
+    // What has no timeout, or one of zero, has no share of it: neither 0 nor infinite.
+    assert_eq!(exported.sum("grpcscope_call_deadline_used_ratio_count", &[]), 4.0);
+    assert_eq!(exported.sum("grpcscope_call_deadline_used_ratio_sum", &[]), 0.5 + 1.0 + 2.0 + 1e6);
+    assert_eq!((used("1.0"), used("+Inf")), (2.0, 4.0), "two were late");
+    assert_eq!(exported.sum("grpcscope_call_deadline_left_seconds_count", &[]), 4.0);
+    assert_eq!(exported.sum("grpcscope_call_deadline_left_seconds_sum", &[]), 0.001, "never below zero");
+    // A timeout of zero was sent all the same.
+    assert_eq!(exported.sum("grpcscope_call_timeout_seconds_count", &[]), 5.0);
+}
+
+#[test]
 fn the_spread_of_calls_is_exported_by_workload_and_destination() {
     let (metrics, _open) = everything();
     let exported = exported(&metrics);

@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use agent_core::detectors::correlation::{Correlated, Correlation};
 use agent_core::detectors::propagation::Propagation;
-use agent_core::detectors::{End, Name, Owner, Party, ProcessId, Thresholds, Verdict, correlation};
+use agent_core::detectors::{
+    End, Name, Owner, Party, ProcessId, Thresholds, Verdict, Wasted, Work, correlation,
+};
 use agent_core::observation::{
     Anomaly, AtStreamLimit, Authority, Call, CallStarted, CallType, ConnectionStatus, ConnectionSummary,
     EndedBy, Exchange, FlowSummary, Goaway, GoawayReason, Messages, OpenCall, Outcome, PingAnswered,
@@ -162,6 +164,15 @@ fn correlated(correlation: Correlation) -> Correlated {
     }
 }
 
+/// What a client, or a server, did for nobody.
+fn wasted(client_flow: Flow) -> Wasted {
+    let work = match client_flow {
+        Flow::Sent => Work::Outbound { ns: 1_500 * MS, link: correlation::Evidence::Trace },
+        Flow::Received => Work::AfterEnd { ns: 250 * MS, bytes: 900 },
+    };
+    Wasted { connection: CONNECTION, stream: 1, method: Some(Arc::from("/shop.Cart/Add")), work }
+}
+
 /// Something of everything that there is.
 fn everything() -> (Metrics, Vec<ConnectionSeries>) {
     let metrics = metrics();
@@ -208,6 +219,7 @@ fn everything() -> (Metrics, Vec<ConnectionSeries>) {
                 connection.call_started(&started(stream, flow, "/shop.Cart/Add"));
             }
         }
+        connection.wasted(&wasted(flow));
         let thresholds = agent_core::detectors::flow_control::Thresholds::default();
         connection.stall_lasts(&stall(Window::Connection, None), &thresholds, Timestamp(MS));
         connection.stall_over(&stall(Window::Stream, Some(7)), &thresholds);

@@ -1,0 +1,172 @@
+//! The pipeline that `run` runs, from what is captured to the text of `/metrics`: what the core finds out comes out. A part of it
+//! that is not handed on would go missing there without a sound.
+
+mod made;
+
+use std::sync::Arc;
+
+use agent::capture::kernel::Captured;
+use agent::commands::run::{MetricsListener, pipeline};
+use agent::config::Config;
+use agent::findings::Findings;
+use agent::metrics::{Format, Metrics, SeriesLimits};
+use agent::pipeline::Pipeline;
+use agent_core::{Chunk, ConnectionId, Flow, Timestamp};
+use made::{frame, headers};
+
+/// Connection on which this process is the server, and that on which it is the client.
+const SERVED: ConnectionId = ConnectionId(1);
+const CALLS: ConnectionId = ConnectionId(2);
+const SECOND_NS: u64 = 1_000_000_000;
+const CANCEL: [u8; 4] = [0, 0, 0, 8];
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+struct Node {
+    pipeline: Pipeline<MetricsListener>,
+    metrics: Arc<Metrics>,
+    offsets: [[u64; 2]; 2],
+    now: Timestamp,
+}
+
+impl Node {
+    /// This process has a connection on each side.
+    fn connected() -> Node {
+        let metrics = Arc::new(Metrics::new(SeriesLimits::default()));
+        let findings = Arc::new(Findings::new(Arc::clone(&metrics)));
+        let pipeline = pipeline(&Config::default(), Arc::clone(&metrics), findings);
+        let mut node = Node { pipeline, metrics, offsets: [[0; 2]; 2], now: Timestamp(SECOND_NS) };
+        for connection in [SERVED, CALLS] {
+            let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, &[])[..]].concat();
+            node.client_sends(connection, &preface);
+            node.server_sends(connection, &frame(4, 0, 0, &[]));
+        }
+        node
+    }
+
+    fn client_sends(&mut self, connection: ConnectionId, bytes: &[u8]) {
+        self.capture(connection, if connection == SERVED { Flow::Received } else { Flow::Sent }, bytes);
+    }
+
+    fn server_sends(&mut self, connection: ConnectionId, bytes: &[u8]) {
+        self.capture(connection, if connection == SERVED { Flow::Sent } else { Flow::Received }, bytes);
+    }
+
+    fn capture(&mut self, connection: ConnectionId, flow: Flow, bytes: &[u8]) {
+        let offset = &mut self.offsets[usize::from(connection == CALLS)][usize::from(flow == Flow::Received)];
+        let (time, boundary, thread) = (self.now, false, 0);
+        let chunk = Chunk { connection, flow, offset: *offset, time, boundary, thread, bytes };
+        *offset += bytes.len() as u64;
+        // A process that is there, so that it has an identity.
+        self.pipeline.handle_captured(Captured::Chunk { pid: std::process::id(), moved: 0, chunk });
+    }
+
+    fn wait_ms(&mut self, ms: u64) {
+        for _ in 0..ms / 100 {
+            self.now = self.now.plus(SECOND_NS / 10);
+            self.pipeline.handle_timeout(self.now);
+        }
+    }
+
+    /// Sum of the series of a family that have all of these labels, as they stand in `/metrics`.
+    fn sum(&self, family: &str, labels: &[(&str, &str)]) -> f64 {
+        let text = self.metrics.encode(Format::Text).expect("everything can be written");
+        let text = String::from_utf8(text).expect("text is UTF-8");
+        let has = |line: &&str| {
+            let has = |(name, value): &(&str, &str)| line.contains(&format!("{name}=\"{value}\""));
+            line.starts_with(&format!("{family}{{")) && labels.iter().all(has)
+        };
+        let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
+        text.lines().filter(has).map(|line| value(line).expect("a number")).sum()
+    }
+}
+
+fn request(stream: u32, path: &str, timeout: Option<&str>, trace: Option<u8>) -> Vec<u8> {
+    let traceparent = trace.map(|trace| format!("00-{trace:032x}-b7ad6b7169203331-01"));
+    let mut fields: Vec<(&str, &[u8])> = vec![
+        (":method", b"POST"),
+        (":scheme", b"http"),
+        (":path", path.as_bytes()),
+        (":authority", b"stock"),
+        ("content-type", b"application/grpc"),
+        ("te", b"trailers"),
+    ];
+    fields.extend(timeout.map(|timeout| ("grpc-timeout", timeout.as_bytes())));
+    fields.extend(traceparent.iter().map(|trace| ("traceparent", trace.as_bytes())));
+    headers(END_HEADERS, stream, &fields)
+}
+
+fn response(stream: u32) -> Vec<u8> {
+    headers(END_HEADERS, stream, &[(":status", b"200"), ("content-type", b"application/grpc")])
+}
+
+fn answer(stream: u32) -> Vec<u8> {
+    let fields: [(&str, &[u8]); 3] =
+        [(":status", b"200"), ("content-type", b"application/grpc"), ("grpc-status", b"0")];
+    headers(END_HEADERS | END_STREAM, stream, &fields)
+}
+
+fn reset(stream: u32) -> Vec<u8> {
+    frame(3, 0, stream, &CANCEL)
+}
+
+#[test]
+fn what_calls_belong_to_and_what_became_of_deadlines_comes_out_of_the_pipeline_of_run() {
+    let mut node = Node::connected();
+    let outbound = |stream, timeout, trace| request(stream, "/shop.Stock/Reserve", timeout, trace);
+    // Three calls that are served, with 5 s each. For the first nothing is handed on, for the second everything, for the third
+    // more; the last call belongs to nothing.
+    for (stream, trace) in [(1, 1), (3, 2), (5, 3)] {
+        node.client_sends(SERVED, &request(stream, "/shop.Orders/Place", Some("5S"), Some(trace)));
+    }
+    node.wait_ms(100);
+    node.client_sends(CALLS, &outbound(1, None, Some(1)));
+    node.client_sends(CALLS, &outbound(3, Some("4S"), Some(2)));
+    node.client_sends(CALLS, &outbound(5, Some("9S"), Some(3)));
+    for stream in [1, 3, 5] {
+        node.server_sends(CALLS, &answer(stream));
+        node.server_sends(SERVED, &answer(stream));
+        node.client_sends(SERVED, &frame(0, END_STREAM, stream, &[]));
+        node.client_sends(CALLS, &frame(0, END_STREAM, stream, &[]));
+    }
+    node.wait_ms(3_000);
+    node.client_sends(CALLS, &outbound(7, Some("1S"), None));
+
+    let method = ("rpc_method", "shop.Stock/Reserve");
+    let correlated = |evidence| {
+        node.sum("grpcscope_correlated_calls_total", &[method, ("side", "client"), ("evidence", evidence)])
+    };
+    assert_eq!((correlated("trace"), correlated("none")), (3.0, 1.0));
+    assert_eq!(node.sum("grpcscope_correlated_calls_total", &[]), 4.0);
+    for result in ["dropped", "propagated", "reset"] {
+        let labels = [method, ("result", result), ("evidence", "trace")];
+        assert_eq!(node.sum("grpcscope_deadline_propagation_total", &labels), 1.0, "{result}");
+    }
+    assert_eq!(node.sum("grpcscope_deadline_propagation_total", &[]), 3.0);
+    for finding in ["deadline_dropped", "deadline_reset"] {
+        let labels = [("finding", finding), ("link", "trace")];
+        assert_eq!(node.sum("grpcscope_findings_total", &labels), 1.0, "{finding}");
+    }
+}
+
+#[test]
+fn work_for_nobody_comes_out_of_the_pipeline_of_run_while_it_is_done() {
+    let mut node = Node::connected();
+    node.client_sends(SERVED, &request(1, "/shop.Orders/Place", Some("1H"), Some(1)));
+    node.client_sends(CALLS, &request(1, "/shop.Stock/Reserve", Some("1H"), Some(1)));
+    node.server_sends(SERVED, &response(1));
+    node.client_sends(SERVED, &reset(1));
+    node.wait_ms(400);
+    node.server_sends(SERVED, &frame(0, 0, 1, &[0; 100]));
+    node.wait_ms(4_600);
+    let outbound = [("rpc_method", "shop.Stock/Reserve"), ("side", "client"), ("evidence", "trace")];
+    let so_far = node.sum("grpcscope_uncancelled_seconds_total", &outbound);
+    assert!((3.9..=5.0).contains(&so_far), "{so_far} s after 5 s");
+    node.server_sends(CALLS, &answer(1));
+    node.client_sends(CALLS, &frame(0, END_STREAM, 1, &[]));
+    node.wait_ms(2_000);
+    assert_eq!(node.sum("grpcscope_uncancelled_seconds_total", &outbound), 5.0);
+    let served = [("rpc_method", "shop.Orders/Place"), ("side", "server")];
+    assert_eq!(node.sum("grpcscope_late_work_bytes_total", &served), 100.0);
+    assert_eq!(node.sum("grpcscope_late_work_seconds_total", &served), 0.4);
+}
