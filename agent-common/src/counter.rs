@@ -26,6 +26,8 @@ counters! {
     Produced = "produced",
     /// Records that did not fit into the ring.
     LostRingFull = "ring_full",
+    /// Their bytes.
+    LostRingFullBytes = "ring_full_bytes",
 
     /// HTTP/2 socket calls that were not walked since the scratch memory of the CPU was taken (preemption).
     SkippedScratchBusy = "scratch_busy",
@@ -41,19 +43,32 @@ counters! {
     SkippedOtherSyscall = "other_syscall",
     /// Bytes thrown away by MSG_TRUNC.
     SkippedTruncated = "msg_trunc",
-    /// Data of kernel threads, or in another kind of iterator.
+    /// Data of kernel threads.
     SkippedKernelBuffer = "kernel_buffer",
+    /// Data in another kind of iterator.
+    SkippedOtherIterator = "other_iterator",
+    /// Calls whose return was not seen (kprobe): more threads were inside of the function than the kernel keeps
+    /// return probes for.
+    MissedReturns = "missed_returns",
+    /// Calls whose entry was not seen (kprobe).
+    MissedEntries = "missed_entries",
 
     /// Calls whose bytes did not follow the last ones that were seen.
     Gaps = "gaps",
-    /// Bytes in those gaps.
-    GapBytes = "gap_bytes",
+    /// Bytes in those gaps, of flows that the process sends.
+    GapBytesSent = "gap_bytes_sent",
+    /// Bytes in those gaps, of flows that it receives.
+    GapBytesReceived = "gap_bytes_received",
     /// Calls whose bytes lie before the last ones that were seen: two threads at once.
     Backwards = "backwards",
-    /// Memory that could not be read.
+    /// Data that could not be read.
     Fault = "fault",
+    /// Descriptions of buffers that could not be read.
+    FaultIovecs = "fault_iovecs",
     /// Calls with more pieces than the walker has steps for.
     OutOfSteps = "out_of_steps",
+    /// Calls with more buffers than the way back through the iterator has steps for.
+    OutOfIovecs = "out_of_iovecs",
     /// More bytes moved than the call's buffers hold.
     ShortBuffers = "short_buffers",
     /// Frame headers that no peer may send: the boundary is lost.

@@ -1,7 +1,7 @@
 //! Where the bytes of a socket call are.
 //!
 //! After the call they stand in the caller's buffers: behind the registers of the system call (tp_btf), or
-//! just before where the iterator stands now (fexit). Either way the result is a first buffer and the
+//! just before where the iterator stands now (fexit, kretprobe). Either way the result is a first buffer and the
 //! iovecs that follow it.
 
 use agent_common::counter::Counter;
@@ -112,7 +112,7 @@ pub unsafe fn of_message(walk: *mut Walk, message: u64, moved: u64, steps: u64) 
         set!(walk.segment_left = 0);
         let image = (&raw mut (*walk).iovecs).cast::<u8>();
         if read_kernel(image, 48, message + config!(MSG_ITER)) < 0 {
-            return Counter::Fault as u32;
+            return Counter::FaultIovecs as u32;
         }
         let kind = if config!(ITER_TYPE_MASK) != 0 {
             u64::from(image.add(config!(ITER_TYPE) as usize).cast::<u32>().read_volatile())
@@ -126,13 +126,18 @@ pub unsafe fn of_message(walk: *mut Walk, message: u64, moved: u64, steps: u64) 
             return one(walk, base + offset - moved, moved);
         }
         if kind != config!(ITER_IS_IOVEC) {
-            return Counter::SkippedKernelBuffer as u32;
+            if kind == config!(ITER_IS_BVEC) {
+                return Counter::SkippedSplice as u32;
+            }
+            let is_kernel = kind == config!(ITER_IS_KVEC);
+            return if is_kernel { Counter::SkippedKernelBuffer } else { Counter::SkippedOtherIterator }
+                as u32;
         }
         let current = image.add(config!(ITER_IOV) as usize).cast::<u64>().read_volatile();
         set!(walk.iovec_next = current);
         if offset >= moved {
             if read_kernel(image, 16, current) < 0 {
-                return Counter::Fault as u32;
+                return Counter::FaultIovecs as u32;
             }
             return one(walk, image.cast::<u64>().read_volatile() + offset - moved, moved);
         }
@@ -147,7 +152,7 @@ pub unsafe fn of_message(walk: *mut Walk, message: u64, moved: u64, steps: u64) 
             let batch = core::ptr::read_volatile(&raw const (*walk).iovec_next) - IOVECS * 16;
             set!(walk.iovec_next = batch);
             if read_kernel(image, IOVECS * 16, batch) < 0 {
-                return Counter::Fault as u32;
+                return Counter::FaultIovecs as u32;
             }
             let mut index = IOVECS;
             while index > 0 {
@@ -172,7 +177,7 @@ pub unsafe fn of_message(walk: *mut Walk, message: u64, moved: u64, steps: u64) 
         }
         let back = core::ptr::read_volatile(&raw const (*walk).found);
         if back == 0 {
-            return Counter::OutOfSteps as u32;
+            return Counter::OutOfIovecs as u32;
         }
         many(walk, core::ptr::read_volatile(&raw const (*walk).iovec_next) + 16, back, 1)
     }

@@ -20,7 +20,7 @@ use crate::buffers;
 use crate::config::config;
 use crate::kernel::{self, User};
 use crate::maps::{self, CLASS_HTTP2, CLASS_NEW, CLASS_OTHER, Class};
-use crate::socket;
+use crate::socket::{self, Sock};
 
 macro_rules! get {
     ($p:ident . $field:ident) => {
@@ -42,8 +42,8 @@ const TRIES: u32 = 16;
 /// What the hook says about the call.
 #[derive(Clone, Copy)]
 pub struct Call {
-    /// The socket, a pointer that the verifier trusts.
-    pub sk: u64,
+    /// The socket.
+    pub sk: Sock,
     /// Bytes moved.
     pub moved: u64,
     /// `FLOW_` constant.
@@ -86,7 +86,7 @@ pub unsafe fn flow_of(connection: *mut Connection, flow: u32) -> *mut Flow {
 pub unsafe fn prepare(call: Call) -> Ready {
     // SAFETY: pointers come from helpers and are checked for null; what they point to is whole.
     unsafe {
-        let class = maps::class_of(call.sk);
+        let class = maps::class_of(call.sk.at);
         if class.is_null() {
             maps::count(Counter::Storage);
             return NOTHING;
@@ -131,7 +131,7 @@ pub unsafe fn prepare(call: Call) -> Ready {
             maps::release(walk);
             return NOTHING;
         }
-        let connection = maps::connection_of(call.sk, true);
+        let connection = maps::connection_of(call.sk.at, true);
         if connection.is_null() {
             maps::count(Counter::Storage);
             maps::release(walk);
@@ -164,7 +164,7 @@ unsafe fn skipped(reason: u64) {
 unsafe fn unseen(call: Call) {
     // SAFETY: as `prepare`.
     unsafe {
-        let connection = maps::connection_of(call.sk, false);
+        let connection = maps::connection_of(call.sk.at, false);
         if connection.is_null() {
             return;
         }
@@ -181,12 +181,31 @@ unsafe fn unseen(call: Call) {
 unsafe fn is_guessed(call: Call) -> bool {
     // SAFETY: as `prepare`.
     unsafe {
-        let connection = maps::connection_of(call.sk, false);
+        let connection = maps::connection_of(call.sk.at, false);
         if connection.is_null() {
             return false;
         }
         let flow = flow_of(connection, call.flow);
         get!(flow.tentative) != 0
+    }
+}
+
+/// A call began whose end was not seen: how much it moved is not known. TCP's sequence numbers will say so; on
+/// other sockets the boundary is lost, and a hole of one byte stands for what was missed.
+#[inline(always)]
+pub unsafe fn never_returned(sk: Sock, flow: u32) {
+    // SAFETY: as `prepare`.
+    unsafe {
+        let connection = maps::connection_of(sk.at, false);
+        if connection.is_null() || get!(connection.sequenced) != 0 {
+            return;
+        }
+        let flow = flow_of(connection, flow);
+        if u32::from(get!(flow.phase)) != PHASE_START {
+            set!(flow.phase = PHASE_UNSYNCED as u8);
+            set!(flow.tentative = 0);
+            set!(flow.unseen = get!(flow.unseen).wrapping_add(1));
+        }
     }
 }
 
@@ -208,7 +227,7 @@ unsafe fn recognise(walk: *mut Walk, class: *mut Class, call: Call, pid: u32) ->
             buffers += 1;
         }
         let tcp = socket::tcp(call.sk);
-        let sequenced = tcp != 0 && !socket::has_upper_protocol(tcp);
+        let sequenced = tcp.at != 0 && !socket::has_upper_protocol(tcp);
         let mut from_start = true;
         if sequenced {
             let start = socket::stream_end(call.sk, tcp, call.flow).wrapping_sub(call.moved);
@@ -284,7 +303,7 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
         let tcp = socket::tcp(call.sk);
         if get!(connection.id) == 0 {
             // The id last: whoever sees it, on the other flow at the same time, takes the rest for decided.
-            if tcp != 0 && !socket::has_upper_protocol(tcp) {
+            if tcp.at != 0 && !socket::has_upper_protocol(tcp) {
                 set!(connection.sequenced = 1);
             }
             set!(connection.id = socket::identity(call.sk));
@@ -292,7 +311,7 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
         if recognised != 0 {
             set!(connection.recognised = recognised);
         }
-        let sequenced = tcp != 0 && get!(connection.sequenced) != 0;
+        let sequenced = tcp.at != 0 && get!(connection.sequenced) != 0;
         let phase = u32::from(get!(flow.phase));
         if phase == PHASE_START {
             // Both flows may be recognised at the same time, each by its own first bytes.
@@ -340,7 +359,12 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
                 set!(flow.phase = PHASE_UNSYNCED as u8);
             } else if gap != 0 {
                 maps::count(Counter::Gaps);
-                maps::add(Counter::GapBytes, gap);
+                let of_flow = if call.flow == u32::from(FLOW_SENT) {
+                    Counter::GapBytesSent
+                } else {
+                    Counter::GapBytesReceived
+                };
+                maps::add(of_flow, gap);
                 set!(flow.next = get!(flow.next) + gap);
                 walk::skip_unseen(flow, gap);
             }
@@ -412,7 +436,7 @@ pub unsafe fn finish(ready: Ready, call: Call) {
             if get!(connection.sequenced) != 0 || u32::from(get!(flow.phase)) == PHASE_PREFACE {
                 revoke(walk, flow, connection, class);
                 maps::release(walk);
-                maps::forget(call.sk, false);
+                maps::forget(call.sk.at, false);
                 return;
             }
             // Without sequence numbers the flow may have begun before it was seen.
@@ -489,24 +513,24 @@ unsafe fn revoke(walk: *mut Walk, flow: *mut Flow, connection: *mut Connection, 
 
 /// A read of an HTTP/2 socket returned nothing: if the peer closed its end, its flow is over.
 #[inline(always)]
-pub unsafe fn nothing_read(sk: u64) {
+pub unsafe fn nothing_read(sk: Sock) {
     // SAFETY: as `prepare`.
     unsafe {
         if !socket::peer_closed(sk) {
             return;
         }
-        let class = maps::known_class_of(sk);
+        let class = maps::known_class_of(sk.at);
         if class.is_null() || get!(class.class) != CLASS_HTTP2 {
             return;
         }
-        let connection = maps::connection_of(sk, false);
+        let connection = maps::connection_of(sk.at, false);
         if !connection.is_null() {
             close(connection, u32::from(FLOW_RECEIVED), 0);
             if get!(connection.final_pending) != 0 {
                 set!(connection.final_pending = 0);
                 close(connection, u32::from(FLOW_SENT), FLAG_FINAL);
                 if config!(HAVE_SK_STORAGE) == 0 {
-                    maps::forget(sk, true);
+                    maps::forget(sk.at, true);
                 }
             }
         }
@@ -516,7 +540,7 @@ pub unsafe fn nothing_read(sk: u64) {
 /// The state of a TCP socket went to closed. If the process can still read what the peer sent, the end is
 /// told when it has.
 #[inline(always)]
-pub unsafe fn closed(sk: u64, connection: *mut Connection, orderly: bool) {
+pub unsafe fn closed(sk: Sock, connection: *mut Connection, orderly: bool) {
     // SAFETY: as `prepare`.
     unsafe {
         let flags = if orderly { FLAG_FINAL } else { FLAG_FINAL | FLAG_RESET };
@@ -527,11 +551,11 @@ pub unsafe fn closed(sk: u64, connection: *mut Connection, orderly: bool) {
         close(connection, u32::from(FLOW_SENT), flags);
         if config!(HAVE_SK_STORAGE) == 0 {
             // The next socket may get the same address; storage goes with its socket.
-            maps::forget(sk, true);
+            maps::forget(sk.at, true);
             return;
         }
         // Whatever is read after a reset is not followed any more.
-        let class = maps::known_class_of(sk);
+        let class = maps::known_class_of(sk.at);
         if !class.is_null() {
             set!(class.class = CLASS_OTHER);
             set!(class.count = 0);
@@ -571,16 +595,16 @@ pub unsafe fn close(connection: *mut Connection, flow: u32, flags: u8) {
 /// A read with MSG_TRUNC: TCP throws the bytes away, so there is nothing to walk and a gap follows; Unix
 /// sockets ignore the flag. True if the call is to be walked.
 #[inline(always)]
-pub unsafe fn truncated(sk: u64, moved: i32) -> bool {
+pub unsafe fn truncated(sk: Sock, moved: i32) -> bool {
     // SAFETY: as `prepare`.
     unsafe {
         if moved <= 0 || !socket::is_stream(sk) {
             return false;
         }
-        if socket::tcp(sk) == 0 {
+        if socket::tcp(sk).at == 0 {
             return true;
         }
-        let class = maps::known_class_of(sk);
+        let class = maps::known_class_of(sk.at);
         if !class.is_null() && get!(class.class) == CLASS_HTTP2 {
             maps::count(Counter::SkippedTruncated);
         }
@@ -590,12 +614,12 @@ pub unsafe fn truncated(sk: u64, moved: i32) -> bool {
 
 /// Whether the process has read everything that the peer sent before its FIN.
 #[inline(always)]
-pub unsafe fn everything_read(sk: u64, connection: *mut Connection) -> bool {
+pub unsafe fn everything_read(sk: Sock, connection: *mut Connection) -> bool {
     // SAFETY: as `prepare`.
     unsafe {
         let tcp = socket::tcp(sk);
         let flow = flow_of(connection, u32::from(FLOW_RECEIVED));
-        if tcp == 0 {
+        if tcp.at == 0 {
             return true;
         }
         // The FIN counts as a byte.

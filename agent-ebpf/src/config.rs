@@ -80,6 +80,10 @@ constants! {
     ITER_UBUF,
     /// Value of ITER_IOVEC.
     ITER_IS_IOVEC,
+    /// Value of ITER_BVEC: pages without an address in user memory (splice, sendfile).
+    ITER_IS_BVEC,
+    /// Value of ITER_KVEC: a kernel thread's memory.
+    ITER_IS_KVEC,
     /// Value of ITER_UBUF; 255 where there is none.
     ITER_IS_UBUF,
     /// socket.type, i16.

@@ -41,6 +41,17 @@ pub unsafe fn field<T: core::marker::Copy>(base: u64, offset: u64) -> T {
     unsafe { core::ptr::read_volatile((base + offset) as *const T) }
 }
 
+/// The same behind a pointer of which the verifier knows nothing; zeros if it cannot be read.
+#[inline(always)]
+pub unsafe fn copied<T: core::marker::Copy>(base: u64, offset: u64) -> T {
+    let mut value = core::mem::MaybeUninit::<T>::zeroed();
+    // SAFETY: the helper writes to all of `value` or fails; every caller's `T` is a number.
+    unsafe {
+        read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u64, base + offset);
+        value.assume_init()
+    }
+}
+
 /// The task that makes the call.
 #[derive(Clone, Copy)]
 pub struct Task {

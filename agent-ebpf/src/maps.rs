@@ -50,6 +50,29 @@ static COUNTERS: PerCpuArray<[u64; COUNTER_SLOTS], 1> = PerCpuArray::new();
 #[btf_map]
 static SCRATCH: PerCpuArray<Walk, 4> = PerCpuArray::new();
 
+/// A socket call that a thread is in, from its entry to its return; kprobes only, since their returns know nothing
+/// of the arguments.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Entered {
+    /// The socket; zero while the thread is in no call, [`NOT_STREAM`] in one that does not matter.
+    pub sk: u64,
+    /// The message.
+    pub message: u64,
+    /// Flags of a receiving call.
+    pub flags: u64,
+    /// The socket that is walked, for programs that go on after a tail call.
+    pub walked: u64,
+}
+
+/// In place of a socket.
+pub const NOT_STREAM: u64 = 1;
+
+/// By thread and flow. A thread's place stays when the call is over: the next call then costs one look-up. LRU, since
+/// threads end without a word.
+#[btf_map]
+static ENTERED: LruHashMap<u64, Entered, 32768> = LruHashMap::new();
+
 macro_rules! continuations {
     ($($name:ident),*) => { $(
         #[btf_map]
@@ -59,6 +82,7 @@ macro_rules! continuations {
 // The kernel demands that all programs of such an array are attached to the same function.
 continuations!(CONT_T_SEND, CONT_T_RECV, CONT_F_INET_SEND, CONT_F_INET_RECV);
 continuations!(CONT_F_INET6_SEND, CONT_F_INET6_RECV, CONT_F_UNIX_SEND, CONT_F_UNIX_RECV);
+continuations!(CONT_K_SEND, CONT_K_RECV);
 
 /// A value of zeros to insert, so that none has to be built on the stack.
 static ZEROS: [u64; 19] = [0; 19];
@@ -175,6 +199,22 @@ pub unsafe fn forget(sk: u64, whole: bool) {
     }
 }
 
+/// The place of a thread's call; null if there is none (and, with `create`, no memory).
+#[inline(always)]
+pub unsafe fn entered(thread: u64, flow: u32, create: bool) -> *mut Entered {
+    // Process identifiers have 22 bits, so the highest one is free.
+    let key = thread | u64::from(flow) << 63;
+    // SAFETY: the helper returns null or the whole element.
+    unsafe {
+        let found = bpf_map_lookup_elem(raw(&ENTERED), (&raw const key).cast());
+        if !found.is_null() || !create {
+            return found.cast();
+        }
+        bpf_map_update_elem(raw(&ENTERED), (&raw const key).cast(), (&raw const ZEROS).cast(), 0);
+        bpf_map_lookup_elem(raw(&ENTERED), (&raw const key).cast()).cast()
+    }
+}
+
 /// Scratch memory `slot` of this CPU.
 #[inline(always)]
 unsafe fn scratch(slot: u32) -> *mut Walk {
@@ -265,6 +305,7 @@ pub unsafe fn output(record: *mut c_void, bytes: u64, wake: u64) -> bool {
     // SAFETY: the caller passes memory that the verifier knows.
     if unsafe { bpf_ringbuf_output(raw(&RING), record, bytes, flags) } < 0 {
         count(Counter::LostRingFull);
+        add(Counter::LostRingFullBytes, bytes);
         return false;
     }
     true
