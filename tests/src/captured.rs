@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use agent::capture::kernel::{BackendChoice, Captured, KernelCapture, LoopChoice, Options};
+use agent::capture::kernel::{Backend, BackendChoice, Captured, KernelCapture, LoopChoice, Options};
 use agent_core::{ConnectionId, Flow};
 
 /// How long a capture may take for what has been moved already.
@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// When the programs do not load.
 pub fn start() -> anyhow::Result<KernelCapture> {
     let options = Options {
-        backend: BackendChoice::TpBtf,
+        backend: BackendChoice::Only(Backend::TpBtf),
         loops: LoopChoice::Auto,
         ignored_pid: None,
         ..Options::default()

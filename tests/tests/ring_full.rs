@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use agent::capture::kernel::{BackendChoice, Captured, KernelCapture, LoopChoice, Options};
+use agent::capture::kernel::{Backend, BackendChoice, Captured, KernelCapture, LoopChoice, Options};
 use tests::agent::Kernel;
 
 const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
@@ -44,7 +44,7 @@ fn records_that_do_not_fit_are_counted_and_every_one_of_them_is_missed_by_the_re
     let Some(_kernel) = Kernel::take("ring_full") else { return };
     let mut capture = KernelCapture::start(&Options {
         ring_bytes: 256 << 10,
-        backend: BackendChoice::TpBtf,
+        backend: BackendChoice::Only(Backend::TpBtf),
         loops: LoopChoice::Auto,
         ignored_pid: None,
     })

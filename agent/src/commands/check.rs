@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::Context;
 
-use crate::capture::kernel::{KernelCapture, probe};
+use crate::capture::kernel::{KernelCapture, preemption, probe};
 use crate::cli::CaptureArgs;
 use crate::config::Config;
 use crate::exit::Failure;
@@ -33,13 +33,8 @@ pub fn execute(_args: &CheckArgs, config: &Config) -> Result<(), Failure> {
         format!("no: {} is missing; a kernel with CONFIG_DEBUG_INFO_BTF is needed", probe::BTF_PATH)
     };
     say("BTF", &btf)?;
-    say(
-        "preemption",
-        match probe::preemption() {
-            probe::Preemption::None => "none or voluntary",
-            probe::Preemption::Possible => "possible (full, lazy, or not known)",
-        },
-    )?;
+    let (preemption, source) = preemption::of_this_kernel();
+    say("preemption", &format!("{} ({source})", preemption.name()))?;
     if let Err(error) = probe::privileges() {
         say("privileges", &format!("{error:#}"))?;
         return Err(Failure::NoPermission("the kernel cannot be watched: permissions are missing".into()));

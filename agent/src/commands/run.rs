@@ -135,6 +135,10 @@ fn watch(
     readiness.ready(CAPTURE);
     let result = pipeline::watch(&mut capture, &mut pipeline, stop, |listener, watched| match watched {
         Watched::Counters(counters) => listener.metrics.set_kernel_counters(KernelCounters::from(counters)),
+        Watched::Changed { from, to, reason } => {
+            listener.metrics.set_backend(Backend { name: to.name().to_owned(), reason: reason.to_owned() });
+            listener.metrics.backend_changed(from.name(), to.name());
+        }
         Watched::StateBytes(bytes) => listener.metrics.set_state_bytes(bytes, state_limit),
         Watched::Unjudged(count) => listener.metrics.set_unjudged(count),
         Watched::Lag(ns) => listener.metrics.set_reader_lag(0, Duration::from_nanos(ns)),

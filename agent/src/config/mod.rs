@@ -63,13 +63,15 @@ pub struct CaptureConfig {
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum Backend {
-    /// What this kernel does best.
+    /// What this kernel does best, and another way if that proves blind.
     #[default]
     Auto,
     /// The tracepoints of the socket layer (Linux 6.3 and newer).
     TpBtf,
     /// The ends of kernel functions (Linux 5.5 and newer).
     Fexit,
+    /// Probes at the same functions (kernels with kprobes).
+    Kprobe,
 }
 
 /// Bounds.

@@ -254,6 +254,8 @@ families! {
         "Always 1; the labels say what runs.";
     BACKEND_INFO = Gauge "grpcscope_backend_info", &["backend", "reason"],
         "Always 1; the way in which socket calls are captured, and why that one.";
+    BACKEND_CHANGES = Counter "grpcscope_backend_changes_total", &["from", "to"],
+        "Times that the way in was changed since the kernel had skipped too many runs of its programs. Open connections are seen from their middle after it.";
     EVENTS_PRODUCED = Counter "grpcscope_kernel_events_produced_total", &[],
         "Records that the kernel side wanted to hand over. Equals received plus lost.";
     EVENTS_RECEIVED = Counter "grpcscope_kernel_events_received_total", &[],

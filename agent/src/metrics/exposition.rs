@@ -369,6 +369,9 @@ fn health_rows<'a>(families: &mut Collected<'a>, series: &Snapshot, health: &Hea
     if let Some(backend) = &health.backend {
         add(&names::BACKEND_INFO, &[("backend", &backend.name), ("reason", &backend.reason)], whole(1));
     }
+    for ((from, to), count) in &health.backend_changes {
+        add(&names::BACKEND_CHANGES, &[("from", from), ("to", to)], whole(*count));
+    }
     add(&names::EVENTS_PRODUCED, &[], whole(health.kernel.produced));
     add(&names::EVENTS_RECEIVED, &[], whole(health.kernel.received));
     for (reason, lost) in &health.kernel.lost {

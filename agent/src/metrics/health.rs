@@ -41,6 +41,7 @@ pub(super) struct Health {
     anomalies: Mutex<BTreeMap<&'static str, u64>>,
     kernel: Mutex<KernelCounters>,
     backend: Mutex<Option<Backend>>,
+    backend_changes: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     reader_lag: Mutex<BTreeMap<u32, Duration>>,
     state_bytes: AtomicU64,
     state_limit_bytes: AtomicU64,
@@ -57,6 +58,8 @@ pub(super) struct HealthSnapshot {
     pub(super) anomalies: BTreeMap<&'static str, u64>,
     pub(super) kernel: KernelCounters,
     pub(super) backend: Option<Backend>,
+    /// How often, by the backend before and the one after.
+    pub(super) backend_changes: BTreeMap<(&'static str, &'static str), u64>,
     pub(super) reader_lag: BTreeMap<u32, Duration>,
     pub(super) state_bytes: u64,
     pub(super) state_limit_bytes: u64,
@@ -85,6 +88,10 @@ impl Health {
 
     pub(super) fn set_backend(&self, backend: Backend) {
         *lock(&self.backend) = Some(backend);
+    }
+
+    pub(super) fn backend_changed(&self, from: &'static str, to: &'static str) {
+        *lock(&self.backend_changes).entry((from, to)).or_default() += 1;
     }
 
     pub(super) fn set_reader_lag(&self, reader: u32, lag: Duration) {
@@ -118,6 +125,7 @@ impl Health {
             anomalies: lock(&self.anomalies).clone(),
             kernel: lock(&self.kernel).clone(),
             backend: lock(&self.backend).clone(),
+            backend_changes: lock(&self.backend_changes).clone(),
             reader_lag: lock(&self.reader_lag).clone(),
             state_bytes: self.state_bytes.load(Ordering::Relaxed),
             state_limit_bytes: self.state_limit_bytes.load(Ordering::Relaxed),

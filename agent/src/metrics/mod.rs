@@ -142,6 +142,11 @@ impl Metrics {
         self.sources.health.set_backend(backend);
     }
 
+    /// The way in was changed, since `from` had proved blind.
+    pub fn backend_changed(&self, from: &'static str, to: &'static str) {
+        self.sources.health.backend_changed(from, to);
+    }
+
     /// Heap bytes that the core holds for connections, and its limit.
     pub fn set_state_bytes(&self, bytes: usize, limit: usize) {
         self.sources.health.set_state_bytes(bytes, limit);

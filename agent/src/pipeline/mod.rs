@@ -186,6 +186,19 @@ impl<L: Listener> Pipeline<L> {
         }
     }
 
+    /// What follows is from programs that know nothing of what was captured before: connections are reported as far as
+    /// they were seen, their open calls as open, and begin again when they show themselves.
+    pub fn give_up_connections(&mut self, now: Timestamp) {
+        self.observer.finish(now);
+        self.drain();
+        // Those of which no byte was seen.
+        for (connection, _) in self.subjects.drain() {
+            if let Some(detectors) = &mut self.detectors {
+                detectors.forget(connection);
+            }
+        }
+    }
+
     /// Whom the observations go to.
     pub fn listener(&mut self) -> &mut L {
         &mut self.listener

@@ -8,7 +8,7 @@ use agent_core::Timestamp;
 use anyhow::Context;
 
 use super::{Listener, Pipeline};
-use crate::capture::kernel::{BackendChoice, Counters, KernelCapture, Options, probe};
+use crate::capture::kernel::{self, BackendChoice, Counters, KernelCapture, Options, probe};
 use crate::config::{Backend, CaptureConfig};
 use crate::exit::Failure;
 
@@ -41,6 +41,15 @@ pub enum Watched<'a> {
     StateBytes(usize),
     /// Calls, attempts and methods that detectors did not judge.
     Unjudged(u64),
+    /// The way in was changed, since another one had proved blind.
+    Changed {
+        /// The one before.
+        from: kernel::Backend,
+        /// The one now.
+        to: kernel::Backend,
+        /// Why it was changed, and how the new one attached.
+        reason: &'a str,
+    },
     /// How old the newest record was when it was handled, in nanoseconds.
     Lag(u64),
 }
@@ -72,8 +81,9 @@ pub fn capture_options(config: &CaptureConfig) -> Options {
         ring_bytes: u32::try_from(config.ring_bytes.0).unwrap_or(u32::MAX),
         backend: match config.backend {
             Backend::Auto => BackendChoice::Auto,
-            Backend::TpBtf => BackendChoice::TpBtf,
-            Backend::Fexit => BackendChoice::Fexit,
+            Backend::TpBtf => BackendChoice::Only(kernel::Backend::TpBtf),
+            Backend::Fexit => BackendChoice::Only(kernel::Backend::Fexit),
+            Backend::Kprobe => BackendChoice::Only(kernel::Backend::Kprobe),
         },
         ..Options::default()
     }
@@ -126,13 +136,40 @@ pub fn watch<L: Listener>(
             tell(pipeline.listener(), Watched::StateBytes(state_bytes));
             let unjudged = pipeline.unjudged();
             tell(pipeline.listener(), Watched::Unjudged(unjudged));
-            tell(pipeline.listener(), Watched::Counters(&capture.counters()?));
+            let counters = capture.counters()?;
+            tell(pipeline.listener(), Watched::Counters(&counters));
+            if !stopping && let Some(blind) = capture.is_blind(now.0, &counters) {
+                change(capture, pipeline, &blind, &mut tell)?;
+            }
         }
         if stopping {
             pipeline.finish(now);
             return Ok(());
         }
     }
+}
+
+/// Changes the way in. Between the old one and the new one bytes move unseen, so every connection is given up and, when
+/// it shows itself again, joined late.
+fn change<L: Listener>(
+    capture: &mut KernelCapture,
+    pipeline: &mut Pipeline<L>,
+    blind: &kernel::Blind,
+    tell: &mut impl FnMut(&mut L, Watched<'_>),
+) -> anyhow::Result<()> {
+    let from = capture.backend();
+    tracing::warn!(backend = from.name(), %blind, "socket calls are missed, trying another way");
+    if !capture
+        .change(blind, &mut |captured| pipeline.handle_captured(captured))
+        .context("change the way in")?
+    {
+        return Ok(());
+    }
+    let (to, reason) = (capture.backend(), capture.reason());
+    pipeline.give_up_connections(monotonic_now());
+    tracing::info!(backend = to.name(), reason, "watching socket calls");
+    tell(pipeline.listener(), Watched::Changed { from, to, reason });
+    Ok(())
 }
 
 impl From<&Counters> for crate::metrics::KernelCounters {

@@ -43,7 +43,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "series")]
     all: bool,
     /// How the kernel programs attach; may be given several times.
-    #[arg(long = "backend", value_enum, default_values_t = [Backend::Fexit, Backend::TpBtf])]
+    #[arg(long = "backend", value_enum, default_values_t = [Backend::Fexit, Backend::TpBtf, Backend::Kprobe])]
     backends: Vec<Backend>,
     /// How the walker loops: `auto`, `bpf_loop` or `bounded`.
     #[arg(long = "loop", value_name = "KIND", default_value = "auto")]
@@ -51,11 +51,20 @@ pub(crate) struct Args {
     /// How many random seeds of traffic each run checks; on 5.10 each costs several loads of large programs.
     #[arg(long, default_value_t = 2)]
     seeds: u32,
+    /// Change the backend in the middle of conversations: the kernel's best backends, not those of `--backend`.
+    #[arg(long, conflicts_with = "backends")]
+    change: bool,
+    /// Threads that wait in a read meanwhile, so that the kprobe backend misses returns.
+    #[arg(long, value_name = "THREADS", default_value_t = 0)]
+    blocked: u32,
+    /// Conversations at once.
+    #[arg(long, default_value_t = 2)]
+    parallel: u32,
     /// The preemption model that the kernel boots with, where it can choose (5.12 and newer).
     #[arg(long, value_enum)]
     preempt: Option<Preempt>,
     /// Run this program instead of the walker check, with the arguments after `--`.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["backends", "looping", "seeds"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["backends", "looping", "seeds", "change", "blocked", "parallel"])]
     program: Option<PathBuf>,
     /// A file to put beside the program (in `/`); may be given several times.
     #[arg(long = "file", value_name = "FILE")]
@@ -78,6 +87,8 @@ pub(crate) enum Backend {
     Fexit,
     #[value(name = "tp_btf")]
     TpBtf,
+    #[value(name = "kprobe")]
+    Kprobe,
 }
 
 impl Backend {
@@ -85,16 +96,17 @@ impl Backend {
         match self {
             Self::Fexit => "fexit",
             Self::TpBtf => "tp_btf",
+            Self::Kprobe => "kprobe",
         }
     }
 
     /// The first kernel (major, minor) that has what the backend hooks.
     ///
-    /// fexit is older than anything we support on x86_64; the tracepoints `sock_send_length` and
+    /// fexit and kprobes are older than anything we support on x86_64; the tracepoints `sock_send_length` and
     /// `sock_recv_length` came with 6.3.
     fn first_kernel(self) -> (u32, u32) {
         match self {
-            Self::Fexit => (5, 5),
+            Self::Fexit | Self::Kprobe => (5, 5),
             Self::TpBtf => (6, 3),
         }
     }
@@ -193,12 +205,27 @@ fn jobs(args: &Args) -> Vec<Job> {
     if args.program.is_some() {
         return vec![Job { backend: None, arguments: args.arguments.clone() }];
     }
-    let job = |&backend: &Backend| {
-        let seeds = args.seeds.to_string();
-        let arguments = ["--backend", backend.name(), "--loop", &args.looping, "--seeds", &seeds, "--json"];
-        Job { backend: Some(backend), arguments: arguments.map(str::to_owned).to_vec() }
+    let job = |backend: Option<Backend>| {
+        let mut arguments = vec!["--json".to_owned()];
+        for (name, value) in [
+            ("--backend", backend.map_or("auto", Backend::name)),
+            ("--loop", &args.looping),
+            ("--seeds", &args.seeds.to_string()),
+            ("--blocked", &args.blocked.to_string()),
+            ("--parallel", &args.parallel.to_string()),
+        ] {
+            arguments.extend([name.to_owned(), value.to_owned()]);
+        }
+        if args.change {
+            arguments.push("--change".to_owned());
+        }
+        Job { backend, arguments }
     };
-    args.backends.iter().map(job).collect()
+    if args.change {
+        vec![job(None)]
+    } else {
+        args.backends.iter().copied().map(|one| job(Some(one))).collect()
+    }
 }
 
 /// Builds the walker check, as the tests do.

@@ -69,10 +69,30 @@ pub(super) fn judge(kernel: &str, version: (u32, u32), jobs: &[Job], session: &S
     jobs.iter().enumerate().map(judge_one).collect()
 }
 
+/// Half of what verifiers follow at most (BPF_COMPLEXITY_LIMIT_INSNS, a million): the next kernel's may count more.
+const INSTRUCTIONS_MAX: u64 = 500_000;
+
+/// The programs for which the verifier followed more than [`INSTRUCTIONS_MAX`] instructions.
+fn too_large(output: &JobOutput) -> Vec<String> {
+    let report = report(output).unwrap_or_default();
+    let programs = report["programs"].as_array().map_or(&[][..], Vec::as_slice);
+    let verified = |program: &Value| program["verified"].as_u64().filter(|count| *count > INSTRUCTIONS_MAX);
+    programs
+        .iter()
+        .filter_map(|program| Some(format!("{} ({})", program["name"], verified(program)?)))
+        .collect()
+}
+
 fn verdict(output: &JobOutput, backend: Option<Backend>, version: (u32, u32)) -> (Outcome, String) {
     let last = output.lines.last().cloned().unwrap_or_default();
     match output.exit_code {
-        0 => (Outcome::Ok, last),
+        0 => match too_large(output).as_slice() {
+            [] => (Outcome::Ok, last),
+            large => {
+                let large = large.join(", ");
+                (Outcome::Failed, format!("more than {INSTRUCTIONS_MAX} verified instructions: {large}"))
+            }
+        },
         // busybox's timeout sends SIGTERM, then SIGKILL.
         143 | 137 => (Outcome::Failed, format!("ended by the time limit or a signal: {last}")),
         // The check of the walker has said so if the programs could not be loaded and attached at all.
@@ -152,6 +172,17 @@ mod tests {
         assert_eq!(verdict(&refused, Some(Backend::Fexit), (5, 10)).0, Outcome::Failed);
         let wrong = ended(1, r#"{"ok":false,"wrong":3}"#);
         assert_eq!(verdict(&wrong, Some(Backend::TpBtf), (5, 10)).0, Outcome::Failed);
+    }
+
+    #[test]
+    fn a_program_that_takes_more_than_half_of_the_verifiers_limit_fails_its_run() {
+        let with = |verified: u32| {
+            ended(0, &json!({"ok": true, "programs": [{"name": "a", "verified": null}, {"name": "b", "verified": verified}]}).to_string())
+        };
+        assert_eq!(verdict(&with(500_000), None, (6, 12)).0, Outcome::Ok);
+        let (outcome, why) = verdict(&with(500_001), None, (6, 12));
+        assert_eq!(outcome, Outcome::Failed);
+        assert!(why.contains("\"b\" (500001)"), "{why}");
     }
 
     #[test]

@@ -183,6 +183,11 @@ impl<'a> Btf<'a> {
         Ok(prototype.len)
     }
 
+    /// Whether the kernel has a structure.
+    pub fn has_struct(&self, name: &str) -> bool {
+        self.named.contains_key(&(name.as_bytes(), KIND_STRUCT))
+    }
+
     /// Whether the kernel has a tracepoint.
     pub fn has_tracepoint(&self, name: &str) -> bool {
         self.tracepoint(name).is_some()

@@ -1,59 +1,16 @@
-//! Loads one set of programs out of the object, by trying the best first.
+//! Loads one set of programs out of the object, and attaches it.
 
 use std::os::fd::AsFd as _;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::maps::ProgramArray;
-use aya::programs::{BtfTracePoint, FExit, Program};
+use aya::programs::{Program, ProgramError};
 use aya::{Btf as AyaBtf, Ebpf, EbpfLoader};
 
 use super::Options;
 use super::btf::Btf;
+use super::choice::{Attempt, Backend, attempts};
 use super::{offsets, probe};
-
-/// Where the bytes of a call are found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Backend {
-    /// The tracepoints `sock_send_length` and `sock_recv_length`, Linux 6.3.
-    TpBtf,
-    /// The exits of `inet_sendmsg` and its like, where the kernel allows trampolines.
-    Fexit,
-}
-
-impl Backend {
-    /// A stable name, usable as a label.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Backend::TpBtf => "tp_btf",
-            Backend::Fexit => "fexit",
-        }
-    }
-}
-
-/// Which backend is wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum BackendChoice {
-    /// The best that works.
-    #[default]
-    Auto,
-    /// [`Backend::TpBtf`] or nothing.
-    TpBtf,
-    /// [`Backend::Fexit`] or nothing.
-    Fexit,
-}
-
-/// Which loop the walker uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LoopChoice {
-    /// The kernel's own if it has one.
-    #[default]
-    Auto,
-    /// `bpf_loop`, Linux 5.17.
-    BpfLoop,
-    /// A bounded loop with tail calls.
-    Bounded,
-}
 
 /// Steps of one call with `bpf_loop`: a megabyte of 32-byte frames.
 const STEPS_LOOP: u64 = 32768;
@@ -79,18 +36,37 @@ pub(super) struct Loaded {
     pub(super) programs: Vec<LoadedProgram>,
 }
 
-/// One combination to try.
-#[derive(Clone, Copy)]
-struct Attempt {
-    backend: Backend,
-    bpf_loop: bool,
-    sk_storage: bool,
-}
-
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/grpcscope-ebpf"));
 
-pub(super) fn load(options: &Options) -> Result<Loaded> {
-    probe::privileges()?;
+/// Programs that are loaded and not attached yet.
+pub(super) struct Prepared {
+    ebpf: Ebpf,
+    attempt: Attempt,
+    /// Programs by name, and where each of them goes; in the order in which they are attached.
+    places: Vec<(String, &'static [&'static str])>,
+}
+
+/// Loads the first of `backends` that the kernel takes and attaches it; `why` says why that is the order. What cannot
+/// be used is noted in the reason.
+pub(super) fn load(options: &Options, backends: &[Backend], why: &str) -> Result<Loaded> {
+    let mut failures = Vec::new();
+    for &backend in backends {
+        match prepare(options, backend).and_then(|prepared| prepared.attach()) {
+            Ok(mut loaded) => {
+                loaded.reason.push_str(&format!("; {why}"));
+                if !failures.is_empty() {
+                    loaded.reason.push_str(&format!("; not usable: {}", failures.join("; ")));
+                }
+                return Ok(loaded);
+            }
+            Err(error) => failures.push(format!("{error:#}")),
+        }
+    }
+    bail!("no way to attach to this kernel: {}", failures.join("; "))
+}
+
+/// Loads a backend in the first of its forms that the verifier takes.
+pub(super) fn prepare(options: &Options, backend: Backend) -> Result<Prepared> {
     let bytes = std::fs::read(probe::BTF_PATH).with_context(|| {
         format!(
             "read {}: this kernel has no type information (CONFIG_DEBUG_INFO_BTF), which grpcscope needs",
@@ -98,91 +74,65 @@ pub(super) fn load(options: &Options) -> Result<Loaded> {
         )
     })?;
     let btf = Btf::parse(&bytes).context("read the kernel's type information")?;
-    probe::raise_memory_limit();
-    let preemption = probe::preemption();
-    let (order, why) = order(options.backend, preemption);
-    let mut failures: Vec<String> = Vec::new();
-    for attempt in attempts(&order, options.loops) {
-        match attach(attempt, options, &btf) {
-            Ok((ebpf, programs)) => {
-                let mut reason = format!("{} attached; {why}", attempt.backend.name());
-                if !attempt.bpf_loop {
-                    reason.push_str("; bounded loop");
-                }
-                if !failures.is_empty() {
-                    reason.push_str("; not usable: ");
-                    reason.push_str(&failures.join("; "));
-                }
-                return Ok(Loaded { ebpf, backend: attempt.backend, reason, programs });
-            }
-            Err(error) => failures.push(format!(
-                "{}{}{}: {error:#}",
-                attempt.backend.name(),
-                if attempt.bpf_loop { "" } else { " with a bounded loop" },
-                if attempt.sk_storage { "" } else { " without socket storage" },
-            )),
-        }
-    }
-    bail!("no way to attach to this kernel: {}", failures.join("; "))
-}
-
-/// Which backends in which order, and why.
-fn order(choice: BackendChoice, preemption: probe::Preemption) -> (Vec<Backend>, String) {
-    match choice {
-        BackendChoice::TpBtf => (vec![Backend::TpBtf], "asked for".into()),
-        BackendChoice::Fexit => (vec![Backend::Fexit], "asked for".into()),
-        BackendChoice::Auto => match preemption {
-            probe::Preemption::None => (
-                vec![Backend::Fexit, Backend::TpBtf],
-                "the kernel does not preempt itself, so fexit misses no calls and also sees io_uring".into(),
-            ),
-            probe::Preemption::Possible => (
-                vec![Backend::TpBtf, Backend::Fexit],
-                "the kernel may preempt itself, where fexit misses calls".into(),
-            ),
-        },
-    }
-}
-
-fn attempts(order: &[Backend], loops: LoopChoice) -> Vec<Attempt> {
-    let mut all = Vec::new();
-    for &backend in order {
-        if loops != LoopChoice::Bounded {
-            all.push(Attempt { backend, bpf_loop: true, sk_storage: true });
-        }
-        if loops != LoopChoice::BpfLoop {
-            all.push(Attempt { backend, bpf_loop: false, sk_storage: true });
-            if backend == Backend::Fexit {
-                all.push(Attempt { backend, bpf_loop: false, sk_storage: false });
+    let mut failures = Vec::new();
+    for attempt in attempts(backend, options.loops) {
+        match prepare_one(attempt, options, &btf) {
+            Ok(prepared) => return Ok(prepared),
+            Err(error) => {
+                let without_loop = if attempt.bpf_loop { "" } else { " with a bounded loop" };
+                let without_storage = match backend {
+                    Backend::Kprobe => "",
+                    _ if attempt.sk_storage => "",
+                    _ => " without socket storage",
+                };
+                failures.push(format!("{}{without_loop}{without_storage}: {error:#}", backend.name()));
             }
         }
     }
-    all
+    bail!("{}", failures.join("; "))
 }
 
-/// Where a program goes: its name without the loop's suffix, function, array of its continuation.
-const TRACEPOINTS: &[(&str, &str, &str)] =
-    &[("t_send", "sock_send_length", "CONT_T_SEND"), ("t_recv", "sock_recv_length", "CONT_T_RECV")];
-const EXITS: &[(&str, &str, &str)] = &[
-    ("f_inet_send", "inet_sendmsg", "CONT_F_INET_SEND"),
-    ("f_inet_recv", "inet_recvmsg", "CONT_F_INET_RECV"),
-    ("f_inet6_send", "inet6_sendmsg", "CONT_F_INET6_SEND"),
-    ("f_inet6_recv", "inet6_recvmsg", "CONT_F_INET6_RECV"),
-    ("f_unix_send", "unix_stream_sendmsg", "CONT_F_UNIX_SEND"),
-    ("f_unix_recv", "unix_stream_recvmsg", "CONT_F_UNIX_RECV"),
+/// Where programs go: name without the loop's suffix, functions, array of the continuation.
+type Place = (&'static str, &'static [&'static str], &'static str);
+const TRACEPOINTS: &[Place] =
+    &[("t_send", &["sock_send_length"], "CONT_T_SEND"), ("t_recv", &["sock_recv_length"], "CONT_T_RECV")];
+const EXITS: &[Place] = &[
+    ("f_inet_send", &["inet_sendmsg"], "CONT_F_INET_SEND"),
+    ("f_inet_recv", &["inet_recvmsg"], "CONT_F_INET_RECV"),
+    ("f_inet6_send", &["inet6_sendmsg"], "CONT_F_INET6_SEND"),
+    ("f_inet6_recv", &["inet6_recvmsg"], "CONT_F_INET6_RECV"),
+    ("f_unix_send", &["unix_stream_sendmsg"], "CONT_F_UNIX_SEND"),
+    ("f_unix_recv", &["unix_stream_recvmsg"], "CONT_F_UNIX_RECV"),
 ];
+const SENDS: &[&str] = &["inet_sendmsg", "inet6_sendmsg", "unix_stream_sendmsg"];
+const RECEIVES: &[&str] = &["inet_recvmsg", "inet6_recvmsg", "unix_stream_recvmsg"];
+const RETURNS: &[Place] = &[("k_send", SENDS, "CONT_K_SEND"), ("k_recv", RECEIVES, "CONT_K_RECV")];
 
-fn attach(attempt: Attempt, options: &Options, btf: &Btf<'_>) -> Result<(Ebpf, Vec<LoadedProgram>)> {
+fn prepare_one(attempt: Attempt, options: &Options, btf: &Btf<'_>) -> Result<Prepared> {
     let mut constants = offsets::common(btf)?;
-    constants.extend(match attempt.backend {
-        Backend::TpBtf => offsets::registers(btf)?,
-        Backend::Fexit => offsets::message(btf)?,
-    });
+    let places = match attempt.backend {
+        Backend::TpBtf => {
+            constants.extend(offsets::registers(btf)?);
+            TRACEPOINTS
+        }
+        Backend::Fexit => {
+            ensure!(
+                btf.has_struct("bpf_tramp_image"),
+                "this kernel may crash when such programs are detached (fixed in 5.12 and 5.10.223)"
+            );
+            constants.extend(offsets::message(btf)?);
+            EXITS
+        }
+        Backend::Kprobe => {
+            constants.extend(offsets::message(btf)?);
+            RETURNS
+        }
+    };
     let ring_bytes = options.ring_bytes.max(256 << 10).checked_next_power_of_two().unwrap_or(1 << 30);
     constants.extend([
         ("HAVE_SK_STORAGE", u64::from(attempt.sk_storage)),
         // bpf_get_socket_cookie came to tracing programs one release after their socket storage.
-        ("HAVE_SOCKET_COOKIE", u64::from(attempt.bpf_loop)),
+        ("HAVE_SOCKET_COOKIE", u64::from(attempt.bpf_loop && attempt.sk_storage)),
         ("STEPS", if attempt.bpf_loop { STEPS_LOOP } else { STEPS_BOUNDED }),
         ("IGNORED_PID", options.ignored_pid.unwrap_or(0).into()),
         ("WATERMARK", watermark(ring_bytes)),
@@ -193,47 +143,92 @@ fn attach(attempt: Attempt, options: &Options, btf: &Btf<'_>) -> Result<(Ebpf, V
     if attempt.sk_storage {
         loader.map_max_entries("CLASSES_BY_ADDRESS", 1).map_max_entries("CONNECTIONS_BY_ADDRESS", 1);
     }
+    if attempt.backend != Backend::Kprobe {
+        loader.map_max_entries("ENTERED", 1);
+    }
     for (name, value) in &constants {
         loader.override_global(name, value, true);
     }
     let mut ebpf = loader.load(OBJECT).map_err(|error| plain(&error)).context("create the maps")?;
 
-    let mut programs = Vec::new();
-    let (places, kind) = match attempt.backend {
-        Backend::TpBtf => (TRACEPOINTS, "tracepoint"),
-        Backend::Fexit => (EXITS, "function"),
-    };
     let suffix = if attempt.bpf_loop { "loop" } else { "bounded" };
-    // Loaded first, attached last: a call is never seen by one half of the programs only because the other
-    // half was refused.
-    let mut names = vec![("state".to_owned(), "inet_sock_set_state")];
-    for (name, function, array) in places {
+    let mut names: Vec<(String, &'static [&'static str])> =
+        vec![("state".to_owned(), &["inet_sock_set_state"])];
+    if !attempt.sk_storage {
+        let fresh = if attempt.backend == Backend::Kprobe { "k_fresh" } else { "f_fresh" };
+        names.push((fresh.to_owned(), &["sock_init_data"]));
+    }
+    if attempt.backend == Backend::Kprobe {
+        // Before the returns: a return is only of use after its entry.
+        names.push(("k_send_enter".to_owned(), SENDS));
+        names.push(("k_recv_enter".to_owned(), RECEIVES));
+    }
+    for (name, functions, array) in places {
         if !attempt.bpf_loop {
             let cont = format!("{name}_cont");
-            load_one(&mut ebpf, &cont, function, &kernel).with_context(|| format!("load {cont}"))?;
+            load_one(&mut ebpf, &cont, functions[0], &kernel).with_context(|| format!("load {cont}"))?;
             let fd = program(&mut ebpf, &cont)?.fd()?.try_clone()?;
             let map = ebpf.map_mut(array).context("the kernel object lacks a continuation")?;
             ProgramArray::try_from(map)?.set(0, &fd, 0).context("set the continuation")?;
         }
-        names.push((format!("{name}_{suffix}"), function));
+        names.push((format!("{name}_{suffix}"), functions));
     }
-    for (name, function) in &names {
-        load_one(&mut ebpf, name, function, &kernel)
-            .with_context(|| format!("load for {kind} {function}"))?;
+    for (name, functions) in &names {
+        load_one(&mut ebpf, name, functions[0], &kernel)
+            .with_context(|| format!("load {name} for {}", functions.join(", ")))?;
     }
-    for (name, function) in &names {
-        match program(&mut ebpf, name)? {
-            Program::BtfTracePoint(tracepoint) => tracepoint.attach().map(drop).map_err(|e| plain(&e)),
-            Program::FExit(exit) => exit.attach().map(drop).map_err(|e| plain(&e)),
-            _ => Err(anyhow!("{name} is of an unexpected kind")),
+    Ok(Prepared { ebpf, attempt, places: names })
+}
+
+impl Prepared {
+    /// Attaches what is loaded: all of it, so that a call is never seen by one half of the programs only because the
+    /// other half was refused.
+    pub(super) fn attach(mut self) -> Result<Loaded> {
+        let mut programs = Vec::new();
+        for (name, functions) in &self.places {
+            for function in *functions {
+                attach_one(program(&mut self.ebpf, name)?, function)
+                    .with_context(|| format!("{}: attach to {function}", self.attempt.backend.name()))?;
+            }
+            let program = program(&mut self.ebpf, name)?;
+            let fd = std::os::fd::AsRawFd::as_raw_fd(&program.fd()?.as_fd());
+            let verified = program.info().ok().and_then(|info| info.verified_instruction_count());
+            programs.push(LoadedProgram { name: name.clone(), fd, verified });
         }
-        .with_context(|| format!("attach to {kind} {function}"))?;
-        let program = program(&mut ebpf, name)?;
-        let fd = std::os::fd::AsRawFd::as_raw_fd(&program.fd()?.as_fd());
-        let verified = program.info().ok().and_then(|info| info.verified_instruction_count());
-        programs.push(LoadedProgram { name: name.clone(), fd, verified });
+        let mut reason = format!("{} attached", self.attempt.backend.name());
+        if !self.attempt.bpf_loop {
+            reason.push_str(", with a bounded loop");
+        }
+        Ok(Loaded { ebpf: self.ebpf, backend: self.attempt.backend, reason, programs })
     }
-    Ok((ebpf, programs))
+}
+
+fn attach_one(program: &mut Program, function: &str) -> Result<()> {
+    match program {
+        Program::BtfTracePoint(tracepoint) => tracepoint.attach().map(drop).map_err(|e| plain(&e)),
+        Program::FExit(exit) => exit.attach().map(drop).map_err(|e| plain(&e)),
+        Program::KProbe(probe) => probe.attach(function, 0).map(drop).map_err(|e| plain(&e)),
+        _ => Err(anyhow!("a program of an unexpected kind")),
+    }
+}
+
+impl Loaded {
+    /// Detaches all programs and takes them out of the kernel; the maps stay.
+    pub(super) fn detach(&mut self) -> Result<()> {
+        for (name, program) in self.ebpf.programs_mut() {
+            let result = match program {
+                Program::BtfTracePoint(tracepoint) => tracepoint.unload(),
+                Program::FExit(exit) => exit.unload(),
+                Program::KProbe(probe) => probe.unload(),
+                _ => continue,
+            };
+            match result {
+                Ok(()) | Err(ProgramError::NotLoaded) => {}
+                Err(error) => return Err(plain(&error)).with_context(|| format!("detach {name}")),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Bytes of records that each CPU makes before it wakes the reader: an eighth of the ring among all CPUs, so
@@ -250,11 +245,13 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
 
 fn load_one(ebpf: &mut Ebpf, name: &str, function: &str, kernel: &AyaBtf) -> Result<()> {
     let program = program(ebpf, name)?;
-    if let Ok(tracepoint) = <&mut BtfTracePoint>::try_from(&mut *program) {
-        return tracepoint.load(function, kernel).map_err(|error| plain(&error));
+    match program {
+        Program::BtfTracePoint(tracepoint) => tracepoint.load(function, kernel),
+        Program::FExit(exit) => exit.load(function, kernel),
+        Program::KProbe(probe) => probe.load(),
+        _ => bail!("a program of an unexpected kind"),
     }
-    let exit: &mut FExit = program.try_into()?;
-    exit.load(function, kernel).map_err(|error| plain(&error))
+    .map_err(|error| plain(&error))
 }
 
 /// An error of aya in one line: the chain of causes, and of a verifier's log only the last words.

@@ -3,9 +3,12 @@
 //! What comes in are the records of `agent-common`; what goes out is [`Captured`]. The kernel is asked what
 //! it can do by trying, never by its version: offsets from its own type information, backends by attaching.
 
+pub mod blindness;
 pub mod btf;
+pub mod choice;
 pub mod load;
 pub mod offsets;
+pub mod preemption;
 pub mod probe;
 pub mod records;
 pub mod statistics;
@@ -16,7 +19,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 
-pub use load::{Backend, BackendChoice, LoopChoice};
+pub use blindness::Blind;
+pub use choice::{Backend, BackendChoice, LoopChoice};
 pub use records::Captured;
 pub use statistics::Counters;
 
@@ -50,18 +54,99 @@ const TICK: Duration = Duration::from_millis(5);
 
 /// Kernel programs at work. They are detached when this is dropped.
 pub struct KernelCapture {
+    options: Options,
     loaded: load::Loaded,
     ring: RingBuf<MapData>,
     reader: records::Reader,
+    /// Backends that may still be changed to, best first.
+    others: Vec<Backend>,
+    watch: blindness::Watch,
+    /// What programs counted that are not there any more.
+    retired: Counters,
 }
 
 impl KernelCapture {
     /// Loads and attaches the programs.
     pub fn start(options: &Options) -> Result<Self> {
-        let mut loaded = load::load(options)?;
-        let ring = loaded.ebpf.take_map("RING").context("the kernel object has no ring")?;
-        let ring = RingBuf::try_from(ring).context("open the ring")?;
-        Ok(KernelCapture { loaded, ring, reader: records::Reader::default() })
+        probe::privileges()?;
+        probe::raise_memory_limit();
+        let (mut order, why) = choice::order(options.backend, preemption::of_this_kernel());
+        let mut loaded = load::load(options, &order, &why)?;
+        // Those before it were refused.
+        let chosen = order.iter().position(|backend| *backend == loaded.backend);
+        order.drain(..=chosen.unwrap_or(0));
+        Ok(KernelCapture {
+            ring: take_ring(&mut loaded)?,
+            options: options.clone(),
+            loaded,
+            reader: records::Reader::default(),
+            others: order,
+            watch: blindness::Watch::default(),
+            retired: Counters::default(),
+        })
+    }
+
+    /// Whether the backend proves blind, by what was counted until `now_ns`, a monotonic time; to be asked once a
+    /// second. With nothing else to change to the answer is always no, and the counters have to speak for themselves.
+    pub fn is_blind(&mut self, now_ns: u64, counters: &Counters) -> Option<Blind> {
+        self.watch.judge(now_ns, counters).filter(|_| !self.others.is_empty())
+    }
+
+    /// Changes to the next backend that works. What the old one has seen goes to `sink`, and nothing of it follows:
+    /// connections are seen from their middle from then on. If no other works, nothing is touched and the answer is no; if
+    /// the other one fails at the last moment, the old one is set up anew.
+    pub fn change(&mut self, why: &Blind, sink: &mut dyn FnMut(Captured<'_>)) -> Result<bool> {
+        let from = self.backend();
+        let mut failures = Vec::new();
+        let mut next = None;
+        // Loaded before anything is detached, since the verifier takes its time.
+        while next.is_none() && !self.others.is_empty() {
+            match load::prepare(&self.options, self.others.remove(0)) {
+                Ok(prepared) => next = Some(prepared),
+                Err(error) => failures.push(format!("{error:#}")),
+            }
+        }
+        let Some(prepared) = next else {
+            tracing::warn!(reason = failures.join("; "), "no other way in works here");
+            return Ok(false);
+        };
+        self.retire(sink)?;
+        let because = format!("changed from {}, of which {why}", from.name());
+        self.loaded = match prepared.attach() {
+            Ok(mut loaded) => {
+                loaded.reason.push_str(&format!("; {because}"));
+                loaded
+            }
+            Err(error) => {
+                failures.push(format!("{error:#}"));
+                let left: Vec<Backend> = self.others.iter().copied().chain([from]).collect();
+                let loaded = load::load(&self.options, &left, &because)?;
+                self.others.retain(|backend| *backend != loaded.backend);
+                loaded
+            }
+        };
+        if !failures.is_empty() {
+            self.loaded.reason.push_str(&format!("; not usable: {}", failures.join("; ")));
+        }
+        self.ring = take_ring(&mut self.loaded)?;
+        self.reader.begin_anew();
+        self.watch = blindness::Watch::default();
+        Ok(true)
+    }
+
+    /// Detaches the programs and takes what they leave.
+    fn retire(&mut self, sink: &mut dyn FnMut(Captured<'_>)) -> Result<()> {
+        // The numbers of programs go with them.
+        let missed_runs = statistics::missed_runs(&self.loaded);
+        self.loaded.detach()?;
+        // Runs on other CPUs that had begun end within microseconds.
+        std::thread::sleep(Duration::from_millis(2));
+        while let Some(record) = self.ring.next() {
+            self.reader.handle_record(&record, sink);
+        }
+        let kernel = statistics::kernel(&self.loaded)?;
+        self.retired.add(&Counters { kernel, missed_runs, ..Counters::default() });
+        Ok(())
     }
 
     /// The way in that was chosen.
@@ -119,6 +204,19 @@ impl KernelCapture {
 
     /// What was counted until now, on both sides.
     pub fn counters(&self) -> Result<Counters> {
-        statistics::read(&self.loaded, &self.reader)
+        let mut all = Counters {
+            kernel: statistics::kernel(&self.loaded)?,
+            received: self.reader.received(),
+            malformed: self.reader.malformed(),
+            missing: self.reader.missing(),
+            missed_runs: statistics::missed_runs(&self.loaded),
+        };
+        all.add(&self.retired);
+        Ok(all)
     }
+}
+
+fn take_ring(loaded: &mut load::Loaded) -> Result<RingBuf<MapData>> {
+    let ring = loaded.ebpf.take_map("RING").context("the kernel object has no ring")?;
+    RingBuf::try_from(ring).context("open the ring")
 }

@@ -37,7 +37,7 @@ pub fn common(btf: &Btf<'_>) -> Result<Constants, BtfError> {
     Ok(all)
 }
 
-/// What the exits of `inet_sendmsg` and its like need: the message's iterator.
+/// What the exits and returns of `inet_sendmsg` and its like need: the message's iterator.
 pub fn message(btf: &Btf<'_>) -> Result<Constants, BtfError> {
     let mut all = vec![
         ("MSG_ITER", btf.member("msghdr", "msg_iter")?.offset),
@@ -59,6 +59,8 @@ pub fn message(btf: &Btf<'_>) -> Result<Constants, BtfError> {
             all.push(("ITER_IS_IOVEC", btf.enumerator("iter_type", "ITER_IOVEC")?));
         }
     }
+    all.push(("ITER_IS_BVEC", btf.enumerator("iter_type", "ITER_BVEC")?));
+    all.push(("ITER_IS_KVEC", btf.enumerator("iter_type", "ITER_KVEC")?));
     // Since 6.0.
     let single = btf.enumerator("iter_type", "ITER_UBUF").ok().zip(btf.member("iov_iter", "ubuf").ok());
     all.push(("ITER_IS_UBUF", single.map_or(255, |(value, _)| value)));

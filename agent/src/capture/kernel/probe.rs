@@ -2,20 +2,11 @@
 
 use anyhow::{Result, bail};
 
-use super::load::{BackendChoice, LoopChoice};
+use super::choice::{Backend, BackendChoice, LoopChoice};
 use super::{KernelCapture, Options};
 
 /// Where the kernel's type information is.
 pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
-
-/// Whether a program may be preempted by another task on its CPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Preemption {
-    /// `preempt=none` or `voluntary`.
-    None,
-    /// `full`, `lazy`, or not known.
-    Possible,
-}
 
 /// One way in, and whether it works here.
 #[derive(Clone, Debug)]
@@ -37,18 +28,6 @@ pub fn kernel_release() -> String {
 #[must_use]
 pub fn has_btf() -> bool {
     std::path::Path::new(BTF_PATH).exists()
-}
-
-/// The preemption model: what debugfs says, else what the kernel was built as, else the worst.
-#[must_use]
-pub fn preemption() -> Preemption {
-    if let Ok(model) = std::fs::read_to_string("/sys/kernel/debug/sched/preempt") {
-        // The model in force stands in parentheses.
-        let is = |name: &str| model.contains(&format!("({name})"));
-        return if is("none") || is("voluntary") { Preemption::None } else { Preemption::Possible };
-    }
-    let version = std::fs::read_to_string("/proc/sys/kernel/version").unwrap_or_default();
-    if version.is_empty() || version.contains("PREEMPT") { Preemption::Possible } else { Preemption::None }
 }
 
 /// Fails with one clear line if this process may not load programs.
@@ -79,15 +58,19 @@ pub fn raise_memory_limit() {
 /// Attaches each backend in turn, and detaches it at once.
 #[must_use]
 pub fn backends() -> Vec<Probed> {
-    [("tp_btf", BackendChoice::TpBtf), ("fexit", BackendChoice::Fexit)]
+    Backend::ALL
         .into_iter()
-        .map(|(name, backend)| {
-            let options =
-                Options { ring_bytes: 256 << 10, backend, loops: LoopChoice::Auto, ..Options::default() };
+        .map(|backend| {
+            let options = Options {
+                ring_bytes: 256 << 10,
+                backend: BackendChoice::Only(backend),
+                loops: LoopChoice::Auto,
+                ..Options::default()
+            };
             let result = KernelCapture::start(&options)
                 .map(|capture| capture.reason().to_owned())
                 .map_err(|error| format!("{error:#}"));
-            Probed { name, result }
+            Probed { name: backend.name(), result }
         })
         .collect()
 }

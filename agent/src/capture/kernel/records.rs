@@ -118,6 +118,13 @@ impl Reader {
         self.missing
     }
 
+    /// What comes now is from other programs, which number their records from zero; totals stay.
+    pub fn begin_anew(&mut self) {
+        self.next.clear();
+        self.tentative.clear();
+        self.forgot = false;
+    }
+
     /// Takes one record of the ring.
     pub fn handle_record(&mut self, bytes: &[u8], sink: &mut dyn FnMut(Captured<'_>)) {
         self.received += 1;
@@ -379,6 +386,20 @@ mod tests {
             ["lost 2", "100 []", "close true false"]
         );
         assert_eq!(reader.missing(), 2);
+    }
+
+    #[test]
+    fn other_programs_count_their_records_from_zero() {
+        let mut reader = Reader::default();
+        for sequence in 0..5 {
+            assert_eq!(seen(&mut reader, &record(KIND_CLOSE, 0, sequence, 0, &[])), ["close false false"]);
+        }
+        reader.begin_anew();
+        assert_eq!(
+            seen(&mut reader, &record(KIND_CLOSE, 0, 1, 0, &[])),
+            ["lost 1", "100 []", "close false false"]
+        );
+        assert_eq!((reader.received(), reader.missing()), (6, 1));
     }
 
     /// A call whose last records were lost before its socket was closed was reported as aborted.

@@ -255,6 +255,7 @@ fn everything() -> (Metrics, Vec<ConnectionSeries>) {
         missed_runs: vec![("sock_send_length".to_owned(), 0)],
     });
     metrics.set_backend(Backend { name: "tp_btf".to_owned(), reason: "attaches".to_owned() });
+    metrics.backend_changed("tp_btf", "kprobe");
     metrics.set_reader_lag(0, Duration::from_millis(2));
     metrics.set_state_bytes(1 << 20, 128 << 20);
     metrics.encode(Format::Text).expect("everything can be written");

@@ -34,7 +34,8 @@ impl Transport {
     /// All of them.
     pub(crate) const ALL: [Transport; 3] = [Transport::Tcp4, Transport::Tcp6, Transport::Unix];
 
-    fn connect(self) -> Result<[OwnedFd; 2]> {
+    /// A new pair of them.
+    pub(crate) fn connect(self) -> Result<[OwnedFd; 2]> {
         let address = match self {
             Transport::Tcp4 => "127.0.0.1:0",
             Transport::Tcp6 => "[::1]:0",
@@ -94,6 +95,11 @@ impl Verdict {
     /// No fault at all.
     pub(crate) fn is_exact(&self) -> bool {
         self.flows > 0 && self.exact_flows == self.flows && self.closes_missing == 0 && self.lost == 0
+    }
+
+    /// Nothing that is wrong, whatever is missing.
+    pub(crate) fn is_true(&self) -> bool {
+        self.flows > 0 && self.wrong == 0 && self.extra == 0 && self.boundaries_wrong == 0
     }
 
     /// Sums up.
