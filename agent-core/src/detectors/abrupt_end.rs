@@ -181,6 +181,16 @@ impl AbruptEnds {
     }
 }
 
+/// Calls that wait at most, and their bytes: each for another method.
+#[cfg(test)]
+pub(super) fn most_bytes() -> (usize, usize) {
+    use super::memory::{of_list, of_table};
+    type Key = (ProcessId, Arc<str>);
+    let lists = WAITING * of_list::<Waiting>(4);
+    let bytes = of_table::<(Key, Vec<Waiting>)>(WAITING) + lists + of_list::<(Timestamp, Key)>(WAITING);
+    (WAITING, bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::synthetic::{Scene, ms, s};

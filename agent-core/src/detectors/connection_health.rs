@@ -362,6 +362,12 @@ fn error_name(code: u32) -> &'static str {
     }
 }
 
+/// Notices that wait at most, and their bytes.
+#[cfg(test)]
+pub(super) fn most_bytes() -> (usize, usize) {
+    (NOTICES, super::memory::of_list::<(Timestamp, ConnectionId, Flow)>(NOTICES))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::synthetic::{Scene, ms, s};

@@ -443,3 +443,10 @@ fn claim(
     };
     Some((about, claim))
 }
+
+/// Heap bytes of a connection at most.
+#[cfg(test)]
+pub(super) fn bytes_of_connection() -> usize {
+    type Said = (Flow, Window, Timestamp, Timestamp);
+    size_of::<Remembered>() + super::memory::of_list::<Said>(SAID_WHILE_LASTING)
+}

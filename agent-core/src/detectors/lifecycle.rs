@@ -187,6 +187,12 @@ fn judge(thresholds: &Thresholds, connection: &Watched, call: &OpenCall, now: Ti
     (now.since(looked_after) >= thresholds.idle_ns).then(|| Claim::Idle { silent_ns: now.since(last) })
 }
 
+/// Calls that are spoken of at most, and their bytes.
+#[cfg(test)]
+pub(super) fn most_bytes() -> (usize, usize) {
+    (TOLD, super::memory::of_table::<((ConnectionId, u32), Told)>(TOLD))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

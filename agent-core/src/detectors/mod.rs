@@ -33,6 +33,8 @@ pub mod errors;
 #[cfg(test)]
 mod hops_scene;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod synthetic;
 
 use std::collections::{HashMap, VecDeque};

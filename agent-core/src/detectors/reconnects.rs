@@ -207,6 +207,14 @@ fn allowed_in(span_ns: u64) -> u32 {
     attempts
 }
 
+/// Pairs at most, and their bytes.
+#[cfg(test)]
+pub(super) fn most_bytes() -> (usize, usize) {
+    use super::memory::{of_list, of_tree};
+    let attempts = TARGETS_MAX * of_list::<Timestamp>(ATTEMPTS_MAX);
+    (TARGETS_MAX, of_tree::<(ProcessId, SocketAddr), Target>(TARGETS_MAX) + attempts)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -245,6 +245,21 @@ impl Window {
     }
 }
 
+/// Methods at most, and their bytes.
+#[cfg(test)]
+pub(super) fn most_bytes() -> (usize, usize) {
+    use super::memory::{of_list, of_table};
+    // One more than the parts of a window, which begins inside one.
+    let parts = WINDOWS * of_list::<Part>(PARTS as usize + 1);
+    (WINDOWS, of_table::<(Key, Window)>(WINDOWS) + parts)
+}
+
+/// Heap bytes of a connection at most, and its place among those that have counted.
+#[cfg(test)]
+pub(super) fn bytes_of_connection() -> usize {
+    super::memory::of_list::<Counts>(METHODS) + 2 * size_of::<ConnectionId>()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::synthetic::{Scene, s};

@@ -315,3 +315,13 @@ fn room<'a, K: Ord, V>(
     }
     Some(table.entry(key).or_insert_with(new))
 }
+
+/// Groups and servers at most, and their bytes with what is said of them.
+#[cfg(test)]
+pub(super) fn most_bytes() -> (usize, usize) {
+    use super::memory::{of_list, of_tree};
+    let remembered = of_tree::<(ProcessId, Arc<str>), GroupState>(GROUPS_MAX)
+        + of_tree::<ProcessId, ServerState>(GROUPS_MAX);
+    let said = of_list::<Spread>(GROUPS_MAX) + of_list::<Served>(GROUPS_MAX);
+    (2 * GROUPS_MAX, remembered + said)
+}

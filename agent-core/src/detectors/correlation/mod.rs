@@ -481,3 +481,21 @@ fn origin(
 fn agree(one: Option<TraceHash>, other: Option<TraceHash>) -> bool {
     one.is_none() || other.is_none() || one == other
 }
+
+/// Processes at most, and their bytes without those of open calls.
+#[cfg(test)]
+pub(super) fn bytes_of_processes() -> (usize, usize) {
+    use super::memory::{of_list, of_table};
+    let places = of_table::<(ProcessId, Key)>(PROCESSES) + of_list::<(u32, Option<Process>)>(PROCESSES);
+    (PROCESSES, places + of_list::<u32>(PROCESSES) + PROCESSES * process::bytes_besides_calls())
+}
+
+/// Inbound calls of a process at most; as many outbound ones.
+#[cfg(test)]
+pub(super) const CALLS_OF_PROCESS: usize = process::INBOUND;
+
+/// Bytes of an open call at most, inbound or outbound, with its place in the list of its connection.
+#[cfg(test)]
+pub(super) fn bytes_of_call() -> usize {
+    process::bytes_of_call() + tables::bytes_of_open_call()
+}

@@ -14,7 +14,7 @@ use crate::input::{ConnectionId, Timestamp};
 use crate::observation::{Timeout, TraceHash, Traces};
 
 /// Inbound calls of a process that are remembered at once.
-const INBOUND: usize = 16_384;
+pub(super) const INBOUND: usize = 16_384;
 /// Outbound calls of a process that belong to one of these, and are open.
 const OUTBOUND: usize = 16_384;
 /// Of the inbound calls, those that were given up are no more than so many.
@@ -350,4 +350,26 @@ impl Process {
             }
         }
     }
+}
+
+/// Heap bytes of a process at most, with the calls that were given up and without those that are open.
+#[cfg(test)]
+pub(super) fn bytes_besides_calls() -> usize {
+    use crate::detectors::memory::{of_list, of_table};
+    of_list::<Method>(METHODS)
+        + of_table::<(usize, usize)>(METHODS)
+        + of_list::<(Timestamp, Key)>(GIVEN_UP)
+        + GIVEN_UP * bytes_of_call()
+        + super::threads::most_bytes()
+        + Recent::MOST_BYTES
+}
+
+/// Bytes of a call at most. Lists and tables that have doubled have a place that is empty for each, and an inbound call may have
+/// two traces of its own.
+#[cfg(test)]
+pub(super) fn bytes_of_call() -> usize {
+    let place = size_of::<u32>();
+    let inbound = size_of::<(u32, Option<Inbound>)>() + place + 2 * 2 * (size_of::<(u64, Set)>() + 1);
+    let outbound = size_of::<(u32, Option<Outbound>)>() + place;
+    2 * inbound.max(outbound)
 }

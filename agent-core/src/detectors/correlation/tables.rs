@@ -156,6 +156,10 @@ impl Recent {
     /// Hashes of one turn.
     pub(super) const MOST: usize = 1_024;
 
+    /// Heap bytes at most.
+    #[cfg(test)]
+    pub(super) const MOST_BYTES: usize = size_of::<[[Line; 2]; LINES]>();
+
     /// Adds a hash. True if others had to be forgotten early, since the turn was full.
     pub(super) fn add(&mut self, hash: u64) -> bool {
         let is_full = self.count >= Recent::MOST;
@@ -269,6 +273,13 @@ impl OpenCalls {
     fn position(&self, stream: u32) -> Result<usize, usize> {
         self.calls.binary_search_by_key(&stream, |(id, _)| *id)
     }
+}
+
+/// Heap bytes of an open call in the list of its connection at most: it may be followed by one that has ended, in a list that has
+/// doubled.
+#[cfg(test)]
+pub(super) fn bytes_of_open_call() -> usize {
+    4 * size_of::<(u32, Option<Tracked>)>()
 }
 
 #[cfg(test)]

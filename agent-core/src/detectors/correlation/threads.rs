@@ -106,3 +106,9 @@ impl Threads {
         }
     }
 }
+
+/// Heap bytes at most.
+#[cfg(test)]
+pub(super) fn most_bytes() -> usize {
+    crate::detectors::memory::of_table::<(u32, Thread)>(THREADS)
+}

@@ -416,3 +416,12 @@ impl Fitting {
 
 #[cfg(test)]
 mod tests;
+
+/// Failed attempts and waiting ones at most, and their bytes.
+#[cfg(test)]
+pub(super) fn most_bytes() -> (usize, usize) {
+    use super::memory::{of_list, of_table};
+    let failed =
+        of_table::<((ProcessId, Side), Failures)>(PROCESSES) + PROCESSES * of_list::<Failed>(FAILURES);
+    (PROCESSES * FAILURES + WAITING, failed + of_list::<Retry>(WAITING))
+}
