@@ -41,7 +41,7 @@ func callHop(s scenario, t *provoked) {
 	}
 	run()
 	time.Sleep(linger)
-	_ = c.next.conn.Close()
+	c.next.close()
 	say(map[string]any{"done": true})
 }
 

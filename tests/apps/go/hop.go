@@ -24,6 +24,8 @@ import (
 type nextHop struct {
 	conn  *grpc.ClientConn
 	truth *provoked
+	// made counts unary calls.
+	made atomic.Int64
 }
 
 func retries(code string) grpc.DialOption {
@@ -63,12 +65,13 @@ func dial(s scenario, t *provoked) *nextHop {
 		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
 	conn, err := grpc.NewClient("hop:///next", options...)
 	check(err)
-	return &nextHop{conn, t}
+	return &nextHop{conn: conn, truth: t}
 }
 
 // call makes a unary call; `wrongly` names what it provokes besides a missing or an exceeded deadline.
 func (n *nextHop) call(ctx context.Context, method, text, trace, wrongly string) (string, error) {
 	since := time.Now()
+	n.made.Add(1)
 	if trace != "" {
 		ctx = metadata.NewOutgoingContext(ctx, metadata.Pairs("traceparent", trace))
 	}
@@ -84,6 +87,12 @@ func (n *nextHop) call(ctx context.Context, method, text, trace, wrongly string)
 		n.truth.add(finding{Finding: wrongly, Side: "client", Method: methodOf(method)}, since)
 	}
 	return string(reply), err
+}
+
+// close ends the connection and writes down how many calls there were.
+func (n *nextHop) close() {
+	_ = n.conn.Close()
+	n.truth.write(map[string]any{"service": n.truth.name, "calls": n.made.Load()})
 }
 
 func (n *nextHop) stream(ctx context.Context, text string) (grpc.ClientStream, error) {

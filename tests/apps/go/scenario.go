@@ -120,6 +120,6 @@ func serveHop(s scenario, t *provoked) {
 		check(fmt.Errorf("serve: %w", err))
 	}
 	if h.next != nil {
-		_ = h.next.conn.Close()
+		h.next.close()
 	}
 }

@@ -40,6 +40,13 @@ function provokes(finding, since, more) {
   fs.writeSync(truth, JSON.stringify(line) + '\n');
 }
 
+// Unary calls that were made.
+let made = 0;
+
+function writeCalls() {
+  fs.writeSync(truth, JSON.stringify({ service: NAME, calls: made }) + '\n');
+}
+
 const SERVER_OPTIONS = {
   stream_limit: { 'grpc.max_concurrent_streams': LIMIT },
   max_connection_age: { 'grpc.max_connection_age_ms': 1000, 'grpc.max_connection_age_grace_ms': 5000 },
@@ -80,6 +87,7 @@ class Next {
   }
   // Makes a unary call; `wrongly` names what it provokes besides a missing or an exceeded deadline. `started` gets the call.
   call(method, text, options, trace, wrongly, started = () => {}) {
+    made += 1;
     return new Promise((resolve) => {
       const since = nowNs();
       const metadata = new grpc.Metadata();
@@ -204,7 +212,10 @@ function serve() {
   if (!args['while-stdin']) return;
   process.stdin.resume();
   process.stdin.on('end', () => server.tryShutdown(() => {
-    hop.next?.client.close();
+    if (hop.next) {
+      hop.next.client.close();
+      writeCalls();
+    }
     setTimeout(() => process.exit(0), LINGER_MS);
   }));
 }
@@ -338,6 +349,7 @@ async function call() {
   await CALLERS[args.scenario]();
   await sleep(LINGER_MS);
   next.client.close();
+  writeCalls();
   say({ done: true });
   setTimeout(() => process.exit(0), LINGER_MS);
 }

@@ -1,6 +1,7 @@
 """The grpcio part of the scenarios: see ../README.md for its command line, methods and truth."""
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -69,12 +70,19 @@ class Truth:
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
 
+    def made(self, calls):
+        with self.lock:
+            self.file.write(json.dumps({"service": NAME, "calls": calls}) + "\n")
+            self.file.flush()
+
 
 class Next:
     """Calls to the next hop."""
 
     def __init__(self, arguments, truth):
         self.truth, self.callee = truth, arguments.callee
+        # Threads take numbers from it: the next one is how many there were.
+        self.numbers = itertools.count()
         options = CLIENT_OPTIONS.get(arguments.scenario, [])
         target = f"ipv4:{arguments.next}"
         options = [*options, ("grpc.enable_http_proxy", 0), ("grpc.default_authority", "hop.test")]
@@ -86,6 +94,7 @@ class Next:
     def call(self, method, text, timeout, trace=None, wrongly=None):
         """Makes a unary call; `wrongly` names what it provokes besides a missing or an exceeded deadline."""
         since, path = time.time_ns(), SERVICE + method
+        next(self.numbers)
         metadata = [("traceparent", trace)] if trace else None
         code, reply = 0, b""
         try:
@@ -209,6 +218,7 @@ def serve(arguments, truth):
     server.stop(grace=10).wait()
     if hop.next:
         hop.next.channel.close()
+        truth.made(next(hop.next.numbers))
 
 
 # ---- client
@@ -390,6 +400,7 @@ def call(arguments, truth):
     getattr(caller, arguments.scenario)()
     time.sleep(LINGER)
     caller.next.channel.close()
+    truth.made(next(caller.next.numbers))
     say({"done": True})
 
 

@@ -184,9 +184,10 @@ fn scale_up(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
     [first, second, added].into_iter().try_for_each(Process::finish)
 }
 
-/// Calls a second of a healthy caller, and how many at once at most; the hop makes as many again.
-const HEALTHY_RATE: &str = "500";
-const HEALTHY_AT_ONCE: &str = "16";
+/// Calls a second that a healthy caller aims at, and how many at once at most; the hop makes as many again. What the machine gave
+/// of it is in the result.
+const HEALTHY_RATE: &str = "1000";
+const HEALTHY_AT_ONCE: &str = "32";
 
 /// A caller, a hop, and two callees that get their calls in turn.
 fn healthy(stage: &Stage, scenario: &str, language: Language) -> Result<()> {

@@ -26,7 +26,7 @@ pub(super) struct Outcome {
     pub(super) links: Vec<Links>,
     /// Events that the agent says it lost.
     pub(super) lost: u64,
-    /// Calls that were made, if the processes keep a list of them.
+    /// Calls that were made, as far as the processes wrote that down.
     pub(super) calls: usize,
     /// How long the processes ran.
     pub(super) took: Duration,
@@ -182,11 +182,21 @@ impl Report {
         if !links.is_empty() {
             line["links"] = json!(links);
         }
-        // Without a healthy run there is nothing to say of it.
-        if self.0.iter().any(|played| played.is_healthy() && played.outcome.is_ok()) {
-            line["healthy_findings"] = json!(self.0.iter().map(Played::healthy_findings).sum::<usize>());
-        }
+        line["failed"] = json!(self.0.iter().filter(|played| played.fault().is_some()).count());
+        line["healthy_findings"] = json!(self.healthy_findings());
         line
+    }
+
+    /// Everything that was said where nothing is wrong. `None` if that cannot be known: there was no healthy run, or one that did
+    /// not run, or of which the agent lost events.
+    fn healthy_findings(&self) -> Option<usize> {
+        let mut runs = self.0.iter().filter(|played| played.is_healthy()).peekable();
+        runs.peek()?;
+        let findings = |played: &Played| {
+            let is_whole = played.outcome.as_ref().is_ok_and(|outcome| outcome.lost == 0);
+            is_whole.then(|| played.healthy_findings())
+        };
+        runs.map(findings).sum()
     }
 
     /// Fails if anything is not as it should be.
@@ -207,5 +217,51 @@ fn list<T: std::fmt::Display>(what: &str, items: &[T]) {
     }
     if items.len() > SHOWN {
         eprintln!("  … and {} more {what}", items.len() - SHOWN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn played(name: &'static str, outcome: Result<Outcome>) -> Played {
+        Played { name, implementation: "tonic", took: Duration::from_secs(20), outcome }
+    }
+
+    /// Nothing was provoked, and nothing found.
+    fn quiet(lost: u64) -> Outcome {
+        Outcome {
+            matching: Matching::of(Vec::new(), Vec::new()),
+            undecided: Vec::new(),
+            links: Vec::new(),
+            lost,
+            calls: 4_000,
+            took: Duration::from_secs(10),
+        }
+    }
+
+    #[test]
+    fn a_healthy_run_that_found_nothing_is_a_zero_with_the_rate_of_its_load() {
+        let report = Report(vec![played(HEALTHY, Ok(quiet(0))), played(KEEPING_UP, Ok(quiet(0)))]);
+        let line = report.json();
+        assert_eq!((&line["healthy_findings"], &line["failed"]), (&json!(0), &json!(0)));
+        assert_eq!(line["scenarios"][0]["calls_per_second"], 400.0);
+    }
+
+    #[test]
+    fn a_healthy_run_that_did_not_run_or_lost_events_is_no_zero() {
+        for outcome in [Err(anyhow::anyhow!("no python")), Ok(quiet(3))] {
+            let report = Report(vec![played(HEALTHY, Ok(quiet(0))), played(HEALTHY, outcome)]);
+            let line = report.json();
+            assert_eq!((&line["healthy_findings"], &line["failed"]), (&json!(null), &json!(1)));
+            assert!(report.verdict().is_err());
+        }
+    }
+
+    #[test]
+    fn without_a_healthy_run_nothing_is_said_of_one() {
+        let line = Report(vec![played("no_deadline", Ok(quiet(0)))]).json();
+        // Nothing was provoked, so that it proves nothing.
+        assert_eq!((&line["healthy_findings"], &line["failed"]), (&json!(null), &json!(1)));
     }
 }

@@ -143,7 +143,7 @@ impl<'a> Stage<'a> {
             for line in text.lines() {
                 match Provoked::of_truth(line, &names)? {
                     Some(provoked) => truth.provoked.push(provoked),
-                    None => truth.calls += usize::from(line.contains("\"side\":\"client\"")),
+                    None => truth.calls += calls_of(line)?,
                 }
             }
         }
@@ -151,11 +151,19 @@ impl<'a> Stage<'a> {
     }
 }
 
+/// Calls that were made, by a line of the truth that provokes nothing: of a process that keeps a list one each, of others
+/// how many there were.
+fn calls_of(line: &str) -> Result<usize> {
+    let said: Value = serde_json::from_str(line).with_context(|| format!("the truth says {line:?}"))?;
+    let counted = said["calls"].as_u64().and_then(|calls| usize::try_from(calls).ok());
+    Ok(counted.unwrap_or_else(|| usize::from(said["side"] == "client")))
+}
+
 /// What the processes of a scenario wrote down.
 #[derive(Debug, Default)]
 pub(super) struct Truth {
     pub(super) provoked: Vec<Provoked>,
-    /// Calls that were made, if the processes keep a list of them.
+    /// Calls that were made, as far as the processes wrote that down.
     pub(super) calls: usize,
 }
 
