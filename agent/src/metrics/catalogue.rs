@@ -209,6 +209,8 @@ families! {
         "Lifetimes of HTTP/2 connections that ended and whose beginning was seen.";
     GOAWAYS = Counter "grpcscope_goaways_total", workload_labels!("side", "sender", "reason"),
         "GOAWAY frames, by their sender and reason; an end that leaves in good order sends two.";
+    RECYCLED = Counter "grpcscope_connections_recycled_total", workload_labels!("side", "reason"),
+        "Connections that ended after their server had said so in good order, by its reason: max_age, max_idle, or graceful (none is given). Where none is, what is added to a service later gets no calls.";
     PINGS = Counter "grpcscope_pings_total", workload_labels!("side", "sender", "kind", "answer"),
         "PINGs by sender, purpose (bandwidth: probes; drain: before a graceful end; other: keepalive, or not known) and whether they were answered: yes, no.";
     PING_ROUND_TRIP = Histogram "grpcscope_ping_round_trip_seconds" in "seconds", workload_labels!("side"),

@@ -12,7 +12,7 @@ use agent_core::detectors::correlation::{Correlated, Correlation};
 use agent_core::detectors::propagation::Propagation;
 use agent_core::detectors::{Wasted, Work};
 use agent_core::observation::{
-    Call, CallStarted, ConnectionStatus, EndedBy, Exchange, Messages, Outcome, Sync, Timeout,
+    Call, CallStarted, ConnectionStatus, EndedBy, Exchange, GoawayReason, Messages, Outcome, Sync, Timeout,
 };
 
 use agent_core::observation::Side;
@@ -38,6 +38,8 @@ pub struct ConnectionSeries {
     open: Option<(Place, Cell)>,
     /// Its first byte was seen.
     pub(super) is_whole: bool,
+    /// Its server has said in good order that it will end, and why.
+    pub(super) recycled: Option<GoawayReason>,
     calls: HashMap<u32, Place, foldhash::fast::RandomState>,
     /// What is known of the call that starts next.
     correlated: Option<(Correlation, Option<Propagation>)>,
@@ -63,6 +65,7 @@ impl ConnectionSeries {
             lasting: Lasting::default(),
             open: None,
             is_whole: false,
+            recycled: None,
             calls: HashMap::default(),
             correlated: None,
             recent: [const { None }; RECENT],
@@ -85,6 +88,7 @@ impl ConnectionSeries {
             Observation::AtStreamLimit(limit) => self.at_stream_limit(limit),
             Observation::ConnectionEnded(summary) => {
                 self.lived(summary);
+                self.was_recycled(summary);
                 self.close();
             }
             Observation::Frame(_)

@@ -3,14 +3,29 @@
 use std::sync::Arc;
 
 use agent_core::Flow;
-use agent_core::observation::{AtStreamLimit, ConnectionSummary, Goaway, PingAnswered, PingUnanswered, Side};
+use agent_core::observation::{
+    AtStreamLimit, ConnectionSummary, Goaway, GoawayReason, PingAnswered, PingUnanswered, Side,
+};
 
 use super::connection::ConnectionSeries;
 use super::series::{Cell, Distribution, Update};
 
 impl ConnectionSeries {
     pub(super) fn goaway(&mut self, goaway: &Goaway) {
-        self.count(Cell::Goaway(self.side, self.sender(goaway.flow), goaway.reason), 1);
+        let sender = self.sender(goaway.flow);
+        self.count(Cell::Goaway(self.side, sender, goaway.reason), 1);
+        if sender == Some(Side::Server) {
+            self.recycled = recycled(self.recycled, goaway.reason);
+        }
+    }
+
+    /// The connection has ended: as its server had said, if it did.
+    pub(super) fn was_recycled(&mut self, summary: &ConnectionSummary) {
+        if let Some(reason) = self.recycled.take()
+            && summary.has_ended
+        {
+            self.count(Cell::Recycled(self.side, reason), 1);
+        }
     }
 
     /// Only a PING that the observed socket sent measures a round trip: the answer to its peer's is on its way only once it
@@ -66,5 +81,15 @@ impl ConnectionSeries {
     fn apply(&mut self, update: &Update) {
         let store = Arc::clone(&self.store);
         store.shard(self.shard).place(self.connections(), update);
+    }
+}
+
+/// What a server's GOAWAY says of whether its connection is recycled, after what it said before. A reason stays where the second
+/// GOAWAY of a graceful end gives none; an error is no recycling, whatever was said.
+fn recycled(before: Option<GoawayReason>, reason: GoawayReason) -> Option<GoawayReason> {
+    match reason {
+        GoawayReason::GracefulNotice | GoawayReason::Graceful => before.or(Some(GoawayReason::Graceful)),
+        GoawayReason::MaxAge | GoawayReason::MaxIdle => Some(reason),
+        GoawayReason::TooManyPings | GoawayReason::TooManyResets | GoawayReason::Error => None,
     }
 }

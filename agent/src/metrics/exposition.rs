@@ -191,6 +191,10 @@ fn cell_row(key: &Key, cell: Cell) -> (&'static Family, Labels) {
                 ("reason", labels::goaway_label(reason)),
             ],
         ),
+        Cell::Recycled(side, reason) => with(
+            &names::RECYCLED,
+            &[("side", labels::side_label(side)), ("reason", labels::goaway_label(reason))],
+        ),
         Cell::Ping(side, sender, kind, answered) => with(
             &names::PINGS,
             &[

@@ -115,6 +115,8 @@ pub(super) enum Cell {
     Retry(u8),
     Error(Status, StatusSource),
     Goaway(Option<Side>, Option<Side>, GoawayReason),
+    /// The side, and why.
+    Recycled(Option<Side>, GoawayReason),
     /// The side, the sender, the purpose, and whether it was answered.
     Ping(Option<Side>, Option<Side>, PingKind, bool),
     AtStreamLimit(Option<Side>),
@@ -170,6 +172,7 @@ impl Cell {
             | Cell::Retry(_)
             | Cell::Error(..)
             | Cell::Goaway(..)
+            | Cell::Recycled(..)
             | Cell::Ping(..)
             | Cell::AtStreamLimit(_)
             | Cell::AtStreamLimitNs(_)

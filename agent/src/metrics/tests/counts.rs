@@ -32,6 +32,35 @@ fn what_happens_to_a_connection_is_counted_by_who_did_it() {
 }
 
 #[test]
+fn a_connection_is_recycled_if_it_ends_as_its_server_has_said_in_good_order() {
+    use GoawayReason::{Error, Graceful, GracefulNotice, MaxAge, MaxIdle, TooManyPings};
+    let server = |reason| goaway(Flow::Received, reason);
+    for (said, expected) in [
+        (vec![server(GracefulNotice), server(Graceful)], Some("graceful")),
+        // The second GOAWAY of a graceful end may give no reason.
+        (vec![server(MaxAge), server(Graceful)], Some("max_age")),
+        (vec![server(GracefulNotice), server(MaxIdle)], Some("max_idle")),
+        (vec![server(MaxAge), server(Error)], None),
+        (vec![server(TooManyPings)], None),
+        (vec![goaway(Flow::Sent, Graceful)], None),
+        (vec![], None),
+    ] {
+        let metrics = metrics();
+        let mut connection = metrics.connection(&workload("shop"));
+        connection.status(&status(Some(Flow::Sent), Sync::Synced));
+        said.iter().for_each(|event| connection.observe(event));
+        let recycled =
+            |labels: &[(&str, &str)]| exported(&metrics).sum("grpcscope_connections_recycled_total", labels);
+        assert_eq!(recycled(&[]), 0.0, "it is open");
+        connection.observe(&closed(Timestamp(7_000 * MS)));
+        assert_eq!(recycled(&[]), f64::from(u8::from(expected.is_some())), "{said:?}");
+        if let Some(reason) = expected {
+            assert_eq!(recycled(&[("side", "client"), ("reason", reason)]), 1.0, "{said:?}");
+        }
+    }
+}
+
+#[test]
 fn retries_and_errors_are_counted_by_attempt_and_source() {
     let metrics = metrics();
     let mut connection = metrics.connection(&workload("shop"));

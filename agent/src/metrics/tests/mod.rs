@@ -230,6 +230,7 @@ fn everything() -> (Metrics, Vec<ConnectionSeries>) {
     }
     let mut short = metrics.connection(&with_all_labels("shop"));
     short.status(&status(Some(Flow::Sent), Sync::Synced));
+    short.observe(&goaway(Flow::Received, GoawayReason::MaxAge));
     short.observe(&closed(Timestamp(7_000 * MS)));
     let mut calls = OpenCalls::default();
     calls.add(&open[0], &open_call(), Timestamp(9_000 * MS));
@@ -292,6 +293,11 @@ fn events(client_flow: Flow) -> [Observation; 5] {
             until: Some(Timestamp(1_500 * MS)),
         }),
     ]
+}
+
+fn goaway(flow: Flow, reason: GoawayReason) -> Observation {
+    let time = Timestamp(6_000 * MS);
+    Observation::Goaway(Goaway { connection: CONNECTION, flow, last_stream: 3, code: 0, reason, time })
 }
 
 fn closed(time: Timestamp) -> Observation {
