@@ -15,6 +15,10 @@ pub const KIND_OPEN: u8 = 2;
 /// [`FLAG_FINAL`] that nothing follows.
 pub const KIND_CLOSE: u8 = 3;
 
+/// Bytes of the flow moved and were not walked: `offset` is the first of them, `moved` how many. Those that were left
+/// out on purpose are none of them.
+pub const KIND_UNSEEN: u8 = 4;
+
 /// Where a flow without sequence numbers starts when it was joined in the middle.
 pub const UNKNOWN_START: u64 = 1 << 32;
 

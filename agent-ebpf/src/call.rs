@@ -11,7 +11,7 @@ use agent_common::flow::{
 use agent_common::frame::{FrameHeader, HEADER_BYTES, PREFACE_BYTES, SETTINGS};
 use agent_common::ring::{
     FLAG_FINAL, FLAG_RESET, FLAG_TENTATIVE, FLOW_RECEIVED, FLOW_SENT, KIND_CLOSE, KIND_DATA, KIND_OPEN,
-    RECOGNISED_CHAIN, RECOGNISED_PREFACE, RECOGNISED_SETTINGS, RecordHeader, UNKNOWN_START,
+    KIND_UNSEEN, RECOGNISED_CHAIN, RECOGNISED_PREFACE, RECOGNISED_SETTINGS, RecordHeader, UNKNOWN_START,
 };
 use agent_common::walk::{self, Memory};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
@@ -365,6 +365,7 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
                     Counter::GapBytesReceived
                 };
                 maps::add(of_flow, gap);
+                tell_unseen(connection, call.flow.into(), get!(flow.next), gap);
                 set!(flow.next = get!(flow.next) + gap);
                 walk::skip_unseen(flow, gap);
             }
@@ -465,6 +466,7 @@ pub unsafe fn finish(ready: Ready, call: Call) {
                     }
                 } else {
                     maps::count(Counter::Unsynced);
+                    tell_unseen(connection, call.flow.into(), get!(flow.next), call.moved);
                 }
                 set!(flow.next = get!(flow.next) + call.moved);
                 maps::release(walk);
@@ -484,10 +486,42 @@ pub unsafe fn finish(ready: Ready, call: Call) {
         if get!(walk.open_pending) == 0 {
             set!(connection.opened = 1);
         }
+        let left = get!(walk.total_left);
+        if left != 0 {
+            tell_unseen(connection, call.flow.into(), get!(flow.next) + call.moved - left, left);
+        }
         // Last: once everything that came is counted as read, the end of the connection is told
         // (`everything_read`), perhaps on another CPU, and nothing may follow that.
         set!(flow.next = get!(flow.next) + call.moved);
         maps::release(walk);
+    }
+}
+
+/// Tells user space of bytes that moved and were not walked, if it knows of the connection.
+#[inline(never)]
+unsafe fn tell_unseen(connection: *mut Connection, flow: u64, offset: u64, bytes: u64) -> u64 {
+    // SAFETY: as `prepare`; `flow` is 0 or 1.
+    unsafe {
+        if get!(connection.opened) == 0 {
+            return 0;
+        }
+        let of = flow_of(connection, (flow & 1) as u32);
+        let mut record = RecordHeader {
+            time_ns: bpf_ktime_get_ns(),
+            connection: get!(connection.id),
+            offset,
+            moved: bytes as u32,
+            sequence: kernel::next_sequence(of),
+            pid: get!(connection.pid),
+            thread: 0,
+            payload: 0,
+            kind: KIND_UNSEEN,
+            flow: (flow & 1) as u8,
+            flags: 0,
+            reserved: 0,
+        };
+        maps::output((&raw mut record).cast::<c_void>(), size_of::<RecordHeader>() as u64, 0);
+        0
     }
 }
 

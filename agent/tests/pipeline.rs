@@ -27,6 +27,8 @@ struct Node {
     metrics: Arc<Metrics>,
     offsets: [[u64; 2]; 2],
     now: Timestamp,
+    /// The kernel side is sure that what comes begins with a frame.
+    boundary: bool,
 }
 
 impl Node {
@@ -35,7 +37,8 @@ impl Node {
         let metrics = Arc::new(Metrics::new(SeriesLimits::default()));
         let findings = Arc::new(Findings::new(Arc::clone(&metrics)));
         let pipeline = pipeline(&Config::default(), Arc::clone(&metrics), findings);
-        let mut node = Node { pipeline, metrics, offsets: [[0; 2]; 2], now: Timestamp(SECOND_NS) };
+        let mut node =
+            Node { pipeline, metrics, offsets: [[0; 2]; 2], now: Timestamp(SECOND_NS), boundary: false };
         for connection in [SERVED, CALLS] {
             let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, &[])[..]].concat();
             node.client_sends(connection, &preface);
@@ -54,7 +57,7 @@ impl Node {
 
     fn capture(&mut self, connection: ConnectionId, flow: Flow, bytes: &[u8]) {
         let offset = &mut self.offsets[usize::from(connection == CALLS)][usize::from(flow == Flow::Received)];
-        let (time, boundary, thread) = (self.now, false, 0);
+        let (time, boundary, thread) = (self.now, self.boundary, 0);
         let chunk = Chunk { connection, flow, offset: *offset, time, boundary, thread, bytes };
         *offset += bytes.len() as u64;
         // A process that is there, so that it has an identity.
@@ -169,4 +172,46 @@ fn work_for_nobody_comes_out_of_the_pipeline_of_run_while_it_is_done() {
     let served = [("rpc_method", "shop.Orders/Place"), ("side", "server")];
     assert_eq!(node.sum("grpcscope_late_work_bytes_total", &served), 100.0);
     assert_eq!(node.sum("grpcscope_late_work_seconds_total", &served), 0.4);
+}
+
+#[test]
+fn bytes_that_nobody_saw_come_out_of_the_pipeline_of_run_by_workload() {
+    let mut node = Node::connected();
+    for (bytes, missed) in [(20_000, 0), (500, 300), (700, 0)] {
+        node.pipeline.handle_captured(Captured::Moved { connection: CALLS, bytes, missed });
+    }
+    // What is not enough to be counted yet is counted with what comes next, and at the end.
+    let counted = |node: &Node| {
+        ["grpcscope_connection_bytes_total", "grpcscope_connection_missed_bytes_total"]
+            .map(|family| node.sum(family, &[]))
+    };
+    assert_eq!(counted(&node), [20_500.0, 300.0]);
+    let (connection, flow, time) = (CALLS, Flow::Sent, node.now);
+    node.pipeline.handle_captured(Captured::Close { connection, flow, reset: false, is_final: true, time });
+    node.wait_ms(10_000);
+    assert_eq!(counted(&node), [21_200.0, 300.0]);
+}
+
+#[test]
+fn after_the_way_in_is_changed_connections_are_late_and_no_call_is_counted_twice() {
+    let mut node = Node::connected();
+    node.client_sends(CALLS, &request(1, "/shop.Stock/Reserve", Some("1M"), None));
+    node.wait_ms(100);
+    node.pipeline.give_up_connections(node.now);
+    assert_eq!(node.sum("grpcscope_connections", &[]), 0.0);
+    assert_eq!(node.sum("grpcscope_calls_in_flight", &[]), 0.0);
+    node.boundary = true;
+    node.server_sends(CALLS, &answer(1));
+    node.client_sends(CALLS, &frame(0, END_STREAM, 1, &[]));
+    node.wait_ms(10_000);
+
+    assert_eq!(node.sum("grpcscope_connections", &[("state", "late")]), 1.0);
+    assert_eq!(node.sum("grpcscope_connections", &[("state", "synced")]), 0.0);
+    let method = ("rpc_method", "shop.Stock/Reserve");
+    assert_eq!(node.sum("grpcscope_calls_ended_total", &[method, ("start", "seen")]), 1.0);
+    assert_eq!(node.sum("grpcscope_calls_ended_total", &[method, ("outcome", "status")]), 0.0);
+    assert_eq!(node.sum("grpcscope_calls_ended_total", &[("start", "unseen"), ("outcome", "evicted")]), 0.0);
+    // Nothing is wrong with a connection that was given up; what is not known of its call is undecided.
+    let found = |labels: &[(&str, &str)]| node.sum("grpcscope_findings_total", labels);
+    assert_eq!(found(&[]), found(&[("verdict", "undecided")]));
 }

@@ -73,6 +73,7 @@ impl Seen {
                         self.closed.insert(connection);
                     }
                 }
+                Captured::Moved { .. } => {}
                 Captured::Lost { .. } => panic!("nothing is lost"),
             })?;
         }

@@ -202,6 +202,16 @@ impl Listener for MetricsListener {
         }
     }
 
+    fn handle_moved(
+        &mut self,
+        _subject: &Subject,
+        connection: &mut ConnectionSeries,
+        bytes: u64,
+        missed: u64,
+    ) {
+        connection.moved(bytes, missed);
+    }
+
     fn handle_open_stall(
         &mut self,
         _subject: &Subject,

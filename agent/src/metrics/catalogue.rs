@@ -203,6 +203,10 @@ families! {
         "HTTP/2 connections that ended or were forgotten.";
     CONNECTION_STATES = Counter "grpcscope_connection_state_changes_total", workload_labels!("state"),
         "Times that a connection entered a state.";
+    CONNECTION_BYTES = Counter "grpcscope_connection_bytes_total" in "bytes", workload_labels!(),
+        "Bytes that HTTP/2 connections moved since they were recognised, in both directions, as their sockets count them; counted every 16 KiB of a connection, and at its end.";
+    CONNECTION_MISSED_BYTES = Counter "grpcscope_connection_missed_bytes_total" in "bytes", workload_labels!(),
+        "Those of them that nobody saw: calls that were missed or could not be followed, and all that lost records may have told of. The rest divided by grpcscope_connection_bytes_total is how complete everything else is.";
     RST_STREAMS = Counter "grpcscope_rst_streams_total", workload_labels!("side", "sender", "code"),
         "Calls that an RST_STREAM ended, by its sender and error code (RFC 9113 section 7).";
     CONNECTION_LIFETIME = Histogram "grpcscope_connection_lifetime_seconds" in "seconds", workload_labels!("side"),

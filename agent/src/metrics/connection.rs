@@ -40,6 +40,8 @@ pub struct ConnectionSeries {
     pub(super) is_whole: bool,
     /// Its server has said in good order that it will end, and why.
     pub(super) recycled: Option<GoawayReason>,
+    /// Bytes that it moved, not counted yet.
+    pub(super) uncounted: u64,
     calls: HashMap<u32, Place, foldhash::fast::RandomState>,
     /// What is known of the call that starts next.
     correlated: Option<(Correlation, Option<Propagation>)>,
@@ -66,6 +68,7 @@ impl ConnectionSeries {
             open: None,
             is_whole: false,
             recycled: None,
+            uncounted: 0,
             calls: HashMap::default(),
             correlated: None,
             recent: [const { None }; RECENT],
@@ -220,6 +223,7 @@ impl ConnectionSeries {
 
     /// The connection ended or is forgotten: calls that are still open are counted as evicted.
     pub fn close(&mut self) {
+        self.count_moved(0);
         self.forget_stalls();
         if self.open.is_none() && self.calls.is_empty() {
             return;

@@ -10,6 +10,9 @@ use agent_core::observation::{
 use super::connection::ConnectionSeries;
 use super::series::{Cell, Distribution, Update};
 
+/// Bytes that a connection moves before they are counted: a record is not worth a look-up of the series.
+const COUNTED_AT: u64 = 16 << 10;
+
 impl ConnectionSeries {
     pub(super) fn goaway(&mut self, goaway: &Goaway) {
         let sender = self.sender(goaway.flow);
@@ -48,6 +51,26 @@ impl ConnectionSeries {
         let mut update = Update::default();
         update.add(Cell::AtStreamLimit(self.side), 1);
         update.add(Cell::AtStreamLimitNs(self.side), until.since(limit.from));
+        self.apply(&update);
+    }
+
+    /// Bytes moved, of which `missed` were not seen.
+    pub fn moved(&mut self, bytes: u64, missed: u64) {
+        self.uncounted = self.uncounted.saturating_add(bytes);
+        if missed > 0 || self.uncounted >= COUNTED_AT {
+            self.count_moved(missed);
+        }
+    }
+
+    pub(super) fn count_moved(&mut self, missed: u64) {
+        let moved = std::mem::take(&mut self.uncounted);
+        if moved == 0 && missed == 0 {
+            return;
+        }
+        let mut update = Update::default();
+        update.add(Cell::Moved, moved);
+        // Together with the bytes that it belongs to, and from zero on.
+        update.add(Cell::Missed, missed);
         self.apply(&update);
     }
 

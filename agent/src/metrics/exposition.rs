@@ -212,6 +212,8 @@ fn cell_row(key: &Key, cell: Cell) -> (&'static Family, Labels) {
         Cell::StallNs(stalled) => with(&names::STALL_SECONDS, &stalled_labels(stalled)),
         Cell::StalledNow(stalled) => with(&names::STALLED, &stalled_labels(stalled)),
         Cell::UncertainStalls(window) => with(&names::UNCERTAIN_STALLS, &[("window", window.as_str())]),
+        Cell::Moved => with(&names::CONNECTION_BYTES, &[]),
+        Cell::Missed => with(&names::CONNECTION_MISSED_BYTES, &[]),
         Cell::Finding(verdict, found) => {
             let mut row = with(&names::FINDINGS, &[("verdict", verdict.as_str())]);
             row.1.extend(found_labels(found));

@@ -129,6 +129,10 @@ pub(super) enum Cell {
     StallNs(Stalled),
     StalledNow(Stalled),
     UncertainStalls(Window),
+    /// Bytes that connections moved.
+    Moved,
+    /// Those of them that nobody saw.
+    Missed,
 }
 
 /// What was found.
@@ -179,7 +183,9 @@ impl Cell {
             | Cell::Stalls(_)
             | Cell::StallNs(_)
             | Cell::StalledNow(_)
-            | Cell::UncertainStalls(_) => self,
+            | Cell::UncertainStalls(_)
+            | Cell::Moved
+            | Cell::Missed => self,
         }
     }
 }

@@ -35,6 +35,16 @@ pub trait Listener {
         observation: Observation,
     );
 
+    /// The connection moved `bytes`, of which `missed` were not seen: calls that were missed, and lost records.
+    fn handle_moved(
+        &mut self,
+        _subject: &Subject,
+        _connection: &mut Self::Connection,
+        _bytes: u64,
+        _missed: u64,
+    ) {
+    }
+
     /// A sender is stalled, and was when this was last said of it if it was said: a detector's look at what lasts, every second.
     fn handle_open_stall(
         &mut self,
@@ -141,6 +151,12 @@ impl<L: Listener> Pipeline<L> {
                         }
                     }
                 }
+            }
+            Captured::Moved { connection, bytes, missed } => {
+                if let Some((subject, connection)) = self.subjects.get_mut(&connection) {
+                    self.listener.handle_moved(subject, connection, bytes, missed);
+                }
+                return;
             }
             // The offsets of the next chunk say what is missing; the kernel's counters say how much was lost.
             Captured::Lost { .. } => {}

@@ -2,7 +2,7 @@
 
 use agent_common::ring::{
     CHUNK_BOUNDARY, Endpoints, FLAG_FINAL, FLAG_MORE, FLAG_RESET, FLAG_TENTATIVE, FLOW_RECEIVED, FLOW_SENT,
-    KIND_CLOSE, KIND_DATA, KIND_OPEN, RecordHeader,
+    KIND_CLOSE, KIND_DATA, KIND_OPEN, KIND_UNSEEN, RecordHeader,
 };
 use agent_core::{Chunk, ConnectionId, Flow, Timestamp};
 use foldhash::HashMap;
@@ -46,6 +46,15 @@ pub enum Captured<'a> {
         /// When.
         time: Timestamp,
     },
+    /// How far a flow has got since this was last said of it.
+    Moved {
+        /// The connection.
+        connection: ConnectionId,
+        /// Bytes, seen or not.
+        bytes: u64,
+        /// Those of them that nobody saw: calls that were missed or could not be followed, and lost records.
+        missed: u64,
+    },
     /// Records of a flow are missing before the next one.
     Lost {
         /// The connection.
@@ -88,10 +97,19 @@ impl Tentative {
     }
 }
 
+/// What the next record of a flow goes on from.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Its number.
+    sequence: u32,
+    /// Where the flow has got to.
+    end: u64,
+}
+
 /// Reads records and checks their numbers.
 #[derive(Debug, Default)]
 pub struct Reader {
-    next: HashMap<(u64, u8), u32>,
+    next: HashMap<(u64, u8), Place>,
     forgot: bool,
     tentative: VecDeque<Tentative>,
     received: u64,
@@ -147,7 +165,7 @@ impl Reader {
             self.keep(header, payload);
             return Some(());
         }
-        let records = self.count_missing(&header);
+        let (records, bytes, missed) = self.go_on(&header);
         if records > 0 {
             sink(Captured::Lost { connection, flow, records, time });
         }
@@ -155,7 +173,8 @@ impl Reader {
             KIND_OPEN => {
                 let endpoints = endpoints(payload)?;
                 // Two threads that use a new socket at once may both tell of it.
-                if self.next.insert((header.connection, OPENED), 0).is_some() {
+                let place = Place { sequence: 0, end: 0 };
+                if self.next.insert((header.connection, OPENED), place).is_some() {
                     return Some(());
                 }
                 let RecordHeader { pid, thread, .. } = header;
@@ -165,8 +184,9 @@ impl Reader {
                 if !self.tentative.is_empty() {
                     self.confirm(&header, flow, sink)?;
                 }
-                return chunks(&header, flow, payload, sink);
+                chunks(&header, flow, payload, sink)?;
             }
+            KIND_UNSEEN => {}
             KIND_CLOSE => {
                 let is_final = header.flags & FLAG_FINAL != 0;
                 if is_final {
@@ -181,10 +201,17 @@ impl Reader {
                         Chunk { connection, flow, offset, time, boundary: false, thread: 0, bytes: &[] };
                     sink(Captured::Chunk { pid: header.pid, moved: 0, chunk });
                 }
+                if bytes > 0 {
+                    sink(Captured::Moved { connection, bytes, missed });
+                }
                 let reset = header.flags & FLAG_RESET != 0;
                 sink(Captured::Close { connection, flow, reset, is_final, time });
             }
             _ => return None,
+        }
+        // Of a connection that ends it is said before its end.
+        if bytes > 0 && header.kind != KIND_CLOSE {
+            sink(Captured::Moved { connection, bytes, missed });
         }
         Some(())
     }
@@ -231,21 +258,34 @@ impl Reader {
         Some(())
     }
 
-    fn count_missing(&mut self, header: &RecordHeader) -> u32 {
+    /// Takes a record's number and place: records that are missing before it, bytes from where the flow was before to
+    /// where it is now, and those of them that were not seen.
+    fn go_on(&mut self, header: &RecordHeader) -> (u32, u64, u64) {
         if self.next.len() >= FLOWS_MAX {
             self.next.clear();
             self.forgot = true;
         }
-        let next = header.sequence.wrapping_add(1);
-        let missing = match self.next.insert((header.connection, header.flow), next) {
-            Some(expected) => header.sequence.wrapping_sub(expected),
+        let before = self.next.get(&(header.connection, header.flow)).copied();
+        let start = before.map_or(header.offset, |before| before.end);
+        let moves = header.kind == KIND_DATA || header.kind == KIND_UNSEEN;
+        let moved = if moves { u64::from(header.moved) } else { 0 };
+        let end = header.offset.saturating_add(moved).max(start);
+        let place = Place { sequence: header.sequence.wrapping_add(1), end };
+        self.next.insert((header.connection, header.flow), place);
+        let missing = match before {
+            Some(before) => header.sequence.wrapping_sub(before.sequence),
             None if self.forgot => 0,
             None => header.sequence,
         };
         // A number that goes back is that of a flow whose two threads overtook each other.
         let missing = if missing > u32::MAX / 2 { 0 } else { missing };
         self.missing += u64::from(missing);
-        missing
+        let mut missed = if header.kind == KIND_UNSEEN { moved } else { 0 };
+        if missing > 0 {
+            // What was in those records is not known: perhaps all that lies between.
+            missed = missed.saturating_add(header.offset.saturating_sub(start));
+        }
+        (missing, end - start, missed.min(end - start))
     }
 }
 
@@ -350,6 +390,7 @@ mod tests {
         let mut all = Vec::new();
         reader.handle_record(bytes, &mut |captured| {
             all.push(match captured {
+                Captured::Moved { .. } => return,
                 Captured::Chunk { chunk, .. } => {
                     format!("{}{} {:?}", chunk.offset, if chunk.boundary { "!" } else { "" }, chunk.bytes)
                 }
@@ -386,6 +427,36 @@ mod tests {
             ["lost 2", "100 []", "close true false"]
         );
         assert_eq!(reader.missing(), 2);
+    }
+
+    /// Bytes and missed bytes of each record, whose offset is 100 unless the test says otherwise.
+    fn moved(reader: &mut Reader, mut bytes: Vec<u8>, offset: u64) -> (u64, u64) {
+        bytes[16..24].copy_from_slice(&offset.to_ne_bytes());
+        let mut all = (0, 0);
+        reader.handle_record(&bytes, &mut |captured| {
+            if let Captured::Moved { bytes, missed, .. } = captured {
+                all = (all.0 + bytes, all.1 + missed);
+            }
+        });
+        all
+    }
+
+    #[test]
+    fn bytes_that_were_left_out_are_not_missed_and_those_that_nobody_saw_are() {
+        let mut reader = Reader::default();
+        let data = |sequence, moved| record(KIND_DATA, 0, sequence, moved, &chunk(0, 0, &[1]));
+        assert_eq!(moved(&mut reader, data(0, 50), 100), (50, 0));
+        // A call inside of a message made no record.
+        assert_eq!(moved(&mut reader, data(1, 10), 1150), (1010, 0));
+        let unseen = record(KIND_UNSEEN, 0, 2, 40, &[]);
+        assert_eq!(moved(&mut reader, unseen, 1160), (40, 40));
+        assert_eq!(moved(&mut reader, data(3, 5), 1200), (5, 0));
+        // Two records are lost: of what lies between nothing is known.
+        assert_eq!(moved(&mut reader, data(6, 5), 1300), (100, 95));
+        // Several records of one call repeat its place.
+        assert_eq!(moved(&mut reader, data(7, 5), 1300), (0, 0));
+        let end = record(KIND_CLOSE, 0, 8, 0, &[]);
+        assert_eq!(moved(&mut reader, end, 1335), (30, 0));
     }
 
     #[test]

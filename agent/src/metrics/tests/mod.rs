@@ -238,6 +238,7 @@ fn everything() -> (Metrics, Vec<ConnectionSeries>) {
     metrics.set_balance(&balanced());
     let mut sideless = metrics.connection(&with_all_labels("late"));
     sideless.status(&status(None, Sync::Late));
+    sideless.moved(1000, 7);
     sideless.call_ended(&Call { client_flow: None, ..ended(1, Flow::Sent, "/a/b") });
     drop(sideless);
     let of_calls = (Some(Side::Client), Some(Method::of(Some(&Arc::from("/shop.Cart/Add")))));

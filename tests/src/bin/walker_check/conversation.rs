@@ -358,6 +358,7 @@ pub(crate) fn finish_all(running: &mut [Conversation], capture: &mut KernelCaptu
                 };
                 seen.closes.entry(connection.0).or_default()[kind] += 1;
             }
+            Captured::Moved { .. } => {}
             Captured::Lost { records, .. } => seen.lost += u64::from(records),
         })?;
         quiet = if done && records == 0 { quiet + 1 } else { 0 };
