@@ -30,7 +30,7 @@ pub(super) struct Scenario {
 
 /// All of them.
 pub(super) fn scenarios() -> impl Iterator<Item = &'static Scenario> {
-    SCENARIOS.iter().chain(foreign::SCENARIOS).chain(foreign::MIXED)
+    SCENARIOS.iter().chain(foreign::OF_TONIC).chain(foreign::SCENARIOS).chain(foreign::MIXED)
 }
 
 /// Those of the demo.

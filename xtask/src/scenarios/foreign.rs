@@ -1,14 +1,15 @@
 //! Scenarios with implementations of gRPC that are not ours: grpcio, grpc-js and grpc-go, alone and in a chain of all three.
 //!
 //! One program a language (`tests/apps`) plays every part: the caller, who knows what goes wrong and writes it down for both
-//! ends, a hop in the middle, and the callee. So any language can call any other.
+//! ends, a hop in the middle, and the callee. So any language can call any other. The demo's tonic has such a program too
+//! (`grpcscope-demo hop`), for what it plays no other way.
 
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use super::catalogue::{HEALTHY, Scenario};
+use super::catalogue::{HEALTHY, Scenario, TONIC};
 use super::links::{CALLS, CHAIN, Load, METHODS, MIDDLE};
 use super::stage::{Process, Stage};
 use crate::repo;
@@ -22,6 +23,8 @@ enum Language {
     Node,
     /// grpc-go.
     Go,
+    /// tonic, the demo's own.
+    Tonic,
 }
 
 /// How the implementations are called in the result.
@@ -35,11 +38,12 @@ impl Language {
             Language::Python => GRPCIO,
             Language::Node => GRPC_JS,
             Language::Go => GRPC_GO,
+            Language::Tonic => TONIC,
         }
     }
 
     /// The program in its part of a scenario.
-    fn command(self, scenario: &str, arguments: &[&str]) -> Command {
+    fn command(self, stage: &Stage, scenario: &str, arguments: &[&str]) -> Command {
         let (cache, apps) = (repo::cache(), repo::root().join("tests/apps"));
         let mut command = match self {
             Language::Python => {
@@ -57,6 +61,7 @@ impl Language {
                 command.arg("scenario");
                 command
             }
+            Language::Tonic => return stage.demo("hop", scenario, arguments),
         };
         command.args(["--scenario", scenario]).args(arguments);
         command
@@ -85,23 +90,44 @@ scenarios! {
     "max_connection_age", "a server that ends connections at an age", "", false, pair: Python Node Go;
     // grpc-js as a server does not mind PINGs.
     "too_many_pings", "keepalive PINGs more often than the server allows", "", false, pair: Python Go;
-    "stream_limit", "more calls at once than the server allows streams", "", false, pair: Python Node Go;
+    "stream_limit", "more calls at once than the server allows streams", "", false, pair: Python Node Go Tonic;
     "slow_reader", "a client that stops reading a stream for two seconds", "", false, pair: Python Node Go;
     "retry_not_retryable", "a retry policy with a status that trying again cannot change", "", false, pair: Python Node Go;
-    "retry_storm", "a method most of whose calls are tried again", "{retry_storm: {window: 5s, calls: 50}}", false, pair: Python Node Go;
+    "retry_storm", "a method most of whose calls are tried again", "{retry_storm: {window: 5s, calls: 50}}", false, pair: Python Node Go Tonic;
     "leaked_stream", "a stream of which the client waits for a server that is silent",
         "{lifecycle: {half_closed: 3s}}", false, pair: Python Node Go;
     "server_dies", "a server that dies with open streams", "", false, dies: Python Node Go;
     "pinned", "a client that takes the first of three backends, beside one that takes them in turn",
-        "{pinned: {window: 12s}}", false, pinned: Python Node Go;
+        "{pinned: {window: 12s}}", false, pinned: Python Node Go Tonic;
     "scale_up", "a backend that is added when its clients have their connections, and gets nothing",
-        "{pinned: {window: 12s}}", false, scale_up: Python;
+        "{pinned: {window: 12s}}", false, scale_up: Python Tonic;
     "deadline_reset", "a hop that sets the deadline anew", "", false, hop: Python Node Go;
     "deadline_dropped", "a hop that does not hand the deadline on", "", false, hop: Python Node Go;
     "ignores_cancellation", "a handler that goes on calling when its caller has gone", "", false, hop: Python Node Go;
-    "chain", "calls over a hop, of which is known what belongs to what", "", false, linked: Python Node Go;
+    "chain", "calls over a hop, of which is known what belongs to what", "", false, linked: Python Node Go Tonic;
     "healthy", "everything done right, under load, over a hop and two backends", "", false, healthy: Python Node Go;
 }
+
+/// What tonic does in its own way.
+pub(super) const OF_TONIC: &[Scenario] = &[
+    Scenario {
+        name: "max_connection_age",
+        implementation: TONIC,
+        about: "a server that ends connections at an age, for which tonic gives no reason: it is told if every graceful end is",
+        thresholds: "{connection_health: {tell_graceful: true}}",
+        in_tests: false,
+        play: |stage| pair(stage, "max_connection_age", Language::Tonic),
+    },
+    // tonic as a server does not mind PINGs (h2 counts resets, not PINGs).
+    Scenario {
+        name: "too_many_pings",
+        implementation: "tonic to grpcio",
+        about: "keepalive PINGs of tonic's client more often than grpcio's server allows; tonic's server allows any",
+        thresholds: "",
+        in_tests: false,
+        play: |stage| pair_of(stage, "too_many_pings", Language::Tonic, Language::Python),
+    },
+];
 
 /// The orders of the mixed chains: the caller, the hop, the callee.
 const PY_NODE_GO: [Language; 3] = [Language::Python, Language::Node, Language::Go];
@@ -137,8 +163,12 @@ const fn mixed(
 
 /// A caller and a callee.
 fn pair(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
-    let callee = serve(stage, "callee", language, scenario, &[])?;
-    let caller = call(stage, language, scenario, &["--next", callee.address()?])?;
+    pair_of(stage, scenario, language, language)
+}
+
+fn pair_of(stage: &Stage, scenario: &str, caller: Language, callee: Language) -> Result<()> {
+    let callee = serve(stage, "callee", callee, scenario, &[])?;
+    let caller = call(stage, caller, scenario, &["--next", callee.address()?])?;
     caller.ends()?;
     callee.finish()
 }
@@ -161,7 +191,7 @@ fn pinned(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
     // Longer than the window, and more calls in it than a verdict needs.
     let next = addresses.join(",");
     let load = ["--next", &next, "--seconds", "22", "--rate", "50"];
-    let balanced = stage.start("balanced", language.command("balanced", &load))?;
+    let balanced = stage.start("balanced", language.command(stage, "balanced", &load))?;
     let caller = call(stage, language, scenario, &load)?;
     caller.ends()?;
     balanced.ends()?;
@@ -170,11 +200,11 @@ fn pinned(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
 
 /// A caller that takes two callees of a workload in turn, and a third one that is added: somebody connects to it, and calls it once.
 fn scale_up(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
-    let serve = |name: &str| stage.serve_of("backend", name, language.command(scenario, &["--serve"]));
+    let serve = |name: &str| stage.serve_of("backend", name, language.command(stage, scenario, &["--serve"]));
     let (first, second) = (serve("callee-1")?, serve("callee-2")?);
     let both = format!("{},{}", first.address()?, second.address()?);
     let load = ["--next", &both, "--seconds", "30", "--rate", "50"];
-    let balanced = stage.start("balanced", language.command("balanced", &load))?;
+    let balanced = stage.start("balanced", language.command(stage, "balanced", &load))?;
     let added = serve("callee-3")?;
     // Silent for longer than the window, while the others are called.
     let late = ["--next", added.address()?, "--callee", "callee-3", "--seconds", "22"];
@@ -237,7 +267,7 @@ fn links(stage: &Stage, _: &str, [caller, middle, callee]: [Language; 3]) -> Res
         if !load.traceparent {
             arguments.extend(["--no-trace", "--methods", &methods]);
         }
-        stage.start(&load.name("caller"), caller.command(CHAIN, &arguments))?.ends()?;
+        stage.start(&load.name("caller"), caller.command(stage, CHAIN, &arguments))?.ends()?;
         middle.finish()?;
         callee.finish()?;
     }
@@ -251,9 +281,9 @@ fn serve(
     scenario: &str,
     arguments: &[&str],
 ) -> Result<Process> {
-    stage.serve_as(name, language.command(scenario, &[&["--serve"], arguments].concat()))
+    stage.serve_as(name, language.command(stage, scenario, &[&["--serve"], arguments].concat()))
 }
 
 fn call(stage: &Stage, language: Language, scenario: &str, arguments: &[&str]) -> Result<Process> {
-    stage.start("caller", language.command(scenario, arguments))
+    stage.start("caller", language.command(stage, scenario, arguments))
 }

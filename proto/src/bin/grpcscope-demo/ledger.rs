@@ -202,6 +202,11 @@ impl Ledger {
         self.write(&provoked.line(&self.service));
     }
 
+    /// Writes down what this process provokes at the other end of its connection, which cannot know it.
+    pub(crate) fn provokes_at(&self, service: &str, provoked: &Provoked) {
+        self.write(&provoked.line(service));
+    }
+
     fn write(&self, line: &serde_json::Value) {
         let Some(file) = &self.file else { return };
         let line = format!("{line}\n");

@@ -80,6 +80,8 @@ enum Command {
     Shopper(scenario::shopper::Options),
     /// One who reads long streams of a scenario, and ends.
     Reader(scenario::reader::Options),
+    /// The caller, a hop or the callee of a scenario that programs in other languages play, too.
+    Hop(scenario::hop::Options),
 }
 
 /// What every service takes.
@@ -150,5 +152,6 @@ fn main() -> anyhow::Result<()> {
         Command::Load(options) => runtime.block_on(load::run(options)),
         Command::Shopper(options) => runtime.block_on(scenario::shopper::run(options)),
         Command::Reader(options) => runtime.block_on(scenario::reader::run(options)),
+        Command::Hop(options) => runtime.block_on(scenario::hop::run(options)),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `{"finding","cause","service","side","rpc_method","from_ns","until_ns","lasts","stalled_seconds"}`, times by the clock on the wall. What
 //! is left out may be anything. Each process writes down what is to be found on itself, so that the name and the side of
-//! the line are always its own.
+//! the line are always its own. Only the caller of a `hop` writes for its callee, too: of a connection it knows what both see.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -56,6 +56,12 @@ impl Provoked {
 
     pub(crate) fn by_call(mut self, side: Side, method: &'static str) -> Self {
         (self.side, self.method) = (Some(side), Some(method));
+        self
+    }
+
+    /// Found on this side, whatever the call is.
+    pub(crate) fn on(mut self, side: Side) -> Self {
+        self.side = Some(side);
         self
     }
 

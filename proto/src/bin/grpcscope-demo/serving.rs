@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::Write;
+use std::net::SocketAddr;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -25,20 +26,39 @@ where
         + 'static,
     S::Future: Send + 'static,
 {
-    let listener = TcpListener::bind(options.listen)
-        .await
-        .with_context(|| format!("{name} cannot listen on {}", options.listen))?;
+    serve_by(Server::builder(), name, options.listen, options.common.while_stdin, service).await
+}
+
+/// The same by a server with settings of its own.
+pub(crate) async fn serve_by<S>(
+    mut server: Server,
+    name: &str,
+    listen: SocketAddr,
+    while_stdin: bool,
+    service: S,
+) -> anyhow::Result<()>
+where
+    S: TowerService<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + NamedService
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+{
+    let listener =
+        TcpListener::bind(listen).await.with_context(|| format!("{name} cannot listen on {}", listen))?;
     let address = listener.local_addr()?;
     println!(
         "{}",
         serde_json::json!({"ready": name, "address": address.to_string(), "pid": std::process::id()})
     );
     std::io::stdout().flush()?;
-    Server::builder()
+    server
         .add_service(service)
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
-            lifetime::is_over(options.common.while_stdin),
+            lifetime::is_over(while_stdin),
         )
         .await
         .with_context(|| format!("{name} failed"))

@@ -10,6 +10,8 @@ pub(crate) mod storefront;
 pub(crate) mod reader;
 pub(crate) mod shopper;
 
+pub(crate) mod hop;
+
 mod bulk;
 
 mod trace;
