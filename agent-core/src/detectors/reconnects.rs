@@ -41,8 +41,13 @@ impl Default for Thresholds {
 
 /// Most pairs of a process and an address that are remembered.
 const TARGETS_MAX: usize = 1_024;
-/// Most attempts that are remembered of one: in a faster storm, those of less than the window.
-const ATTEMPTS_MAX: usize = 256;
+/// Attempts of one that are remembered one by one. A loop around a channel makes a thousand in a second: of a faster storm
+/// those that follow one another closely are remembered together.
+const ATTEMPTS_APART: usize = 256;
+/// Most that are remembered, apart or together.
+const ATTEMPTS_MAX: usize = 2 * ATTEMPTS_APART;
+/// How close, as a share of the window: so that what is remembered together covers all of it.
+const PIECES: u64 = 256;
 /// Shortest first wait: 1 s, less 20 % jitter.
 const FIRST_WAIT_NS: u64 = 800_000_000;
 /// A storm without an attempt for so long is over, although its attempts are still in the window.
@@ -97,9 +102,37 @@ struct Target {
     owner: Arc<Owner>,
     /// By what name the client asked for it, if it came to that.
     name: Option<Arc<str>>,
-    /// When the attempts began, by when they ended.
-    attempts: VecDeque<Timestamp>,
+    /// By when they ended.
+    attempts: VecDeque<Attempts>,
     storm: Lasting,
+}
+
+impl Target {
+    fn remember(&mut self, began: Timestamp, window_ns: u64) {
+        if self.attempts.len() >= ATTEMPTS_APART
+            && let Some(latest) = self.attempts.back_mut()
+            && latest.last.max(began).since(latest.first.min(began)) <= window_ns / PIECES
+        {
+            latest.first = latest.first.min(began);
+            latest.last = latest.last.max(began);
+            latest.count = latest.count.saturating_add(1);
+            return;
+        }
+        if self.attempts.len() >= ATTEMPTS_MAX {
+            self.attempts.pop_front();
+        }
+        self.attempts.push_back(Attempts { first: began, last: began, count: 1 });
+    }
+}
+
+/// Attempts that are remembered together; mostly one.
+#[derive(Clone, Copy, Debug)]
+struct Attempts {
+    /// When the first of them began.
+    first: Timestamp,
+    /// When the last of them began.
+    last: Timestamp,
+    count: u32,
 }
 
 impl Reconnects {
@@ -140,15 +173,12 @@ impl Reconnects {
         if let Some(name) = load.destination() {
             target.name = Some(Arc::clone(name));
         }
-        if target.attempts.len() == ATTEMPTS_MAX {
-            target.attempts.pop_front();
-        }
-        target.attempts.push_back(summary.opened);
+        target.remember(summary.opened, thresholds.window_ns);
     }
 
     pub(super) fn handle_tick(&mut self, thresholds: &Thresholds, now: Timestamp, out: &mut Out) {
         self.targets.retain(|_, target| {
-            target.attempts.retain(|began| now.since(*began) <= thresholds.window_ns);
+            target.attempts.retain(|attempts| now.since(attempts.last) <= thresholds.window_ns);
             let judged = judge(thresholds, target, now);
             target.storm.handle(judged, now, out);
             !target.attempts.is_empty()
@@ -157,13 +187,13 @@ impl Reconnects {
 }
 
 fn judge(thresholds: &Thresholds, target: &Target, now: Timestamp) -> Option<(Verdict, About, super::Claim)> {
-    let attempts = u32::try_from(target.attempts.len()).ok()?;
+    let attempts = target.attempts.iter().fold(0u32, |sum, attempts| sum.saturating_add(attempts.count));
     if attempts < thresholds.attempts_min {
         return None;
     }
-    let mut began: Vec<Timestamp> = target.attempts.iter().copied().collect();
-    began.sort_unstable();
-    let (first, last) = (*began.first()?, *began.last()?);
+    let mut began: Vec<Attempts> = target.attempts.iter().copied().collect();
+    began.sort_unstable_by_key(|attempts| attempts.first);
+    let (first, last) = (began.first()?.first, began.iter().map(|attempts| attempts.last).max()?);
     if now.since(last) > OVER_NS {
         return None;
     }
@@ -182,17 +212,21 @@ fn judge(thresholds: &Thresholds, target: &Target, now: Timestamp) -> Option<(Ve
     Some((Verdict::Firing, about, Claim { attempts, span_ns, allowed, channels }.into()))
 }
 
-/// The most of these sorted times that lie within less than `span_ns`.
-fn most_within(span_ns: u64, times: &[Timestamp]) -> u32 {
-    let mut first = 0;
-    let mut most = 0;
-    for (number, time) in times.iter().enumerate() {
-        while time.since(times[first]) >= span_ns {
-            first += 1;
+/// The most of these attempts, sorted by the first, that may lie within less than `span_ns`.
+fn most_within(span_ns: u64, sorted: &[Attempts]) -> u32 {
+    let (mut oldest, mut within, mut most) = (sorted.iter(), 0u32, 0);
+    for attempts in sorted {
+        within = within.saturating_add(attempts.count);
+        // Those of one piece count as long as one of them does: that is more than there were, and allows for more.
+        while let Some(old) = oldest.as_slice().first()
+            && attempts.first.since(old.last) >= span_ns
+        {
+            within = within.saturating_sub(old.count);
+            oldest.next();
         }
-        most = most.max(number - first + 1);
+        most = most.max(within);
     }
-    u32::try_from(most).unwrap_or(u32::MAX)
+    most
 }
 
 /// The most attempts of one channel within `span_ns`, each wait being as short as it may be.
@@ -232,8 +266,41 @@ mod tests {
 
     #[test]
     fn attempts_of_a_moment_are_counted_together() {
-        let times: Vec<Timestamp> = [0, 100, 799, 800, 5_000].map(|ms| Timestamp(ms * 1_000_000)).to_vec();
-        assert_eq!(most_within(FIRST_WAIT_NS, &times), 3);
+        let attempts = [0, 100, 799, 800, 5_000].map(|ms| apart(ms * 1_000_000));
+        assert_eq!(most_within(FIRST_WAIT_NS, &attempts), 3);
         assert_eq!(most_within(FIRST_WAIT_NS, &[]), 0);
+    }
+
+    fn apart(ns: u64) -> Attempts {
+        Attempts { first: Timestamp(ns), last: Timestamp(ns), count: 1 }
+    }
+
+    /// What is claimed of a target after attempts at these times, in milliseconds.
+    fn claimed(times: impl IntoIterator<Item = u64>) -> Option<super::super::Claim> {
+        let thresholds = Thresholds::default();
+        let mut target = Target {
+            owner: Arc::new(Owner { process: ProcessId(7), workload: Arc::from("storefront") }),
+            name: None,
+            attempts: VecDeque::new(),
+            storm: Lasting::default(),
+        };
+        let mut now = Timestamp(0);
+        for ms in times {
+            now = Timestamp(ms * 1_000_000);
+            target.remember(now, thresholds.window_ns);
+            assert!(target.attempts.len() <= ATTEMPTS_MAX);
+        }
+        judge(&thresholds, &target, now).map(|(_, _, claim)| claim)
+    }
+
+    #[test]
+    fn a_storm_of_a_thousand_attempts_a_second_is_not_taken_for_a_thousand_channels() {
+        assert!(matches!(
+            claimed(0..10_000),
+            Some(super::super::Claim::Reconnects(Claim { attempts: 10_000, .. }))
+        ));
+        // As many channels that begin at once and back off are none.
+        let backoff = [0, 1_000, 2_600, 5_160, 9_256];
+        assert_eq!(claimed(backoff.iter().flat_map(|begin| (0..500).map(move |n| begin + n / 10))), None);
     }
 }
