@@ -3,8 +3,8 @@
 //!
 //! For calls that belong to an inbound one [`super::propagation`] says it call by call. This is for those of which nothing tells where
 //! they belong: several inbound calls were open when each of them began. A timeout that is longer than that of every inbound call
-//! cannot be what was left of one, whichever it was. So it fires when the last [`Thresholds::calls`] of a method had the same timeout,
-//! and every inbound call meanwhile had a deadline, at least the tolerance shorter than it. A root has no inbound calls, and so
+//! cannot be what was left of one, whichever it was. So it fires when the last [`Thresholds::calls`] of a method had the same timeout
+//! (within [`SAME_SHARE`]: what is sent is a constant less the time since it was added to the clock, and rounded), and every inbound call meanwhile had a deadline, at least the tolerance shorter than it. A root has no inbound calls, and so
 //! never fires; nor does a process of whose inbound calls one has no deadline, or one that may not have been seen.
 
 use std::fmt;
@@ -30,6 +30,12 @@ impl Default for Thresholds {
         Thresholds { calls: 20, longer_ratio: 0.1 }
     }
 }
+
+/// Timeouts are the same when they differ by at most this share of the longest. grpc-go sends what is left in microseconds, grpc-js
+/// in milliseconds, and the C-core rounds a minute up to a tenth of a second.
+const SAME_SHARE: u64 = 100;
+/// And by at most this, whichever is more: a busy process needs as long from its clock to its socket.
+const SAME_NS: u64 = 25_000_000;
 
 /// Inbound calls are looked at in pieces of this length: the current one and the one before.
 const EPOCH_NS: u64 = 60_000_000_000;
@@ -87,8 +93,9 @@ impl Inbound {
 /// Timeouts of the calls that a process makes to a method.
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
-    timeout_ns: u64,
-    /// How many had that one in a row, now and in the piece of time before.
+    shortest_ns: u64,
+    longest_ns: u64,
+    /// How many had those in a row, now and in the piece of time before.
     calls: [u32; 2],
     epoch: u64,
     owner: Option<Arc<Owner>>,
@@ -107,8 +114,11 @@ impl Outbound {
         self.turn(now);
         match (timeout, correlation) {
             (Timeout::Ns(timeout), Correlation::Ambiguous) => {
-                if timeout != self.timeout_ns {
-                    self.timeout_ns = timeout;
+                if self.calls != [0, 0] && self.is_same(timeout) {
+                    self.shortest_ns = self.shortest_ns.min(timeout);
+                    self.longest_ns = self.longest_ns.max(timeout);
+                } else {
+                    (self.shortest_ns, self.longest_ns) = (timeout, timeout);
                     self.calls = [0, 0];
                 }
                 self.calls[0] = self.calls[0].saturating_add(1);
@@ -117,11 +127,17 @@ impl Outbound {
                 }
             }
             // What belongs to an inbound call is judged by it.
-            (Timeout::Ns(timeout), Correlation::Linked(_)) if timeout == self.timeout_ns => {}
+            (Timeout::Ns(timeout), Correlation::Linked(_)) if self.is_same(timeout) => {}
             // A call of the process's own, or one that may be: this method's timeouts are not those of inbound calls.
             (_, Correlation::None | Correlation::Undecided)
             | (_, Correlation::Linked(_) | Correlation::Ambiguous) => self.calls = [0, 0],
         }
+    }
+
+    /// It is the constant that the others are.
+    fn is_same(&self, timeout_ns: u64) -> bool {
+        let (shortest, longest) = (self.shortest_ns.min(timeout_ns), self.longest_ns.max(timeout_ns));
+        longest - shortest <= SAME_NS.max(longest / SAME_SHARE)
     }
 
     fn turn(&mut self, now: Timestamp) {
@@ -136,7 +152,7 @@ impl Outbound {
 /// What is claimed of a process's calls to a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// That all of them have.
+    /// That all of them have, the longest of what was sent.
     pub timeout_ns: u64,
     /// The longest that an inbound call had.
     pub longest_inbound_ns: u64,
@@ -182,7 +198,8 @@ pub(super) fn handle_tick(thresholds: &Thresholds, processes: &mut Processes, no
             let longest = inbound.longest(open.clone()).filter(|_| all_seen);
             // A ratio of a time is one, and below it.
             let is_longer = |longest: &u64| {
-                fixed.timeout_ns.saturating_sub(*longest) > (*longest as f64 * thresholds.longer_ratio) as u64
+                fixed.shortest_ns.saturating_sub(*longest)
+                    > (*longest as f64 * thresholds.longer_ratio) as u64
             };
             let firing = longest.filter(|_| calls >= thresholds.calls).filter(is_longer);
             let about = || About {
@@ -192,7 +209,7 @@ pub(super) fn handle_tick(thresholds: &Thresholds, processes: &mut Processes, no
                 ..About::default()
             };
             let claim =
-                |longest_inbound_ns| Claim { timeout_ns: fixed.timeout_ns, longest_inbound_ns, calls };
+                |longest_inbound_ns| Claim { timeout_ns: fixed.longest_ns, longest_inbound_ns, calls };
             match (firing, fixed.said) {
                 (Some(longest), said) if said.is_none_or(|said| now.since(said) >= AGAIN_NS) => {
                     out.fire(about(), now, claim(longest));
@@ -255,8 +272,26 @@ mod tests {
         let mut hop = busy(|_| {});
         call(&mut hop, 10, [1_050; 30]);
         call(&mut hop, 2_000, [500; 30]);
-        call(&mut hop, 4_000, (0..30).map(|n| 3_000 + n));
+        // Each differs by little from the one before, and they are no constant all the same.
+        call(&mut hop, 4_000, (0..60).map(|n| 3_000 + 2 * n));
         assert_eq!(hop.said(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_constant_less_the_time_until_it_is_sent_is_the_same_constant() {
+        // As grpc-go, grpc-js and the C-core send a minute.
+        let (microseconds, milliseconds) =
+            (|n: u64| 59_999_000 + 37 * n % 1_000, |n: u64| 60_000_000 - n % 5 * 1_000);
+        let tenths = |n: u64| 60_000_000 + n % 2 * 100_000;
+        for sent in [&microseconds as &dyn Fn(u64) -> u64, &milliseconds, &tenths] {
+            let mut hop = busy(|_| {});
+            for n in 0..20 {
+                let stream = u32::try_from(2 * n + 1).expect("small");
+                hop.outbound(stream, at(10 + n), |call| call.timeout = Timeout::Ns(sent(n) * 1_000));
+            }
+            hop.tick(at(1_000));
+            assert_eq!(hop.said(), [FIRED]);
+        }
     }
 
     #[test]
