@@ -306,25 +306,35 @@ impl Retries {
 
     fn judge(&mut self, thresholds: &Thresholds, retry: &Retry, out: &mut Out) {
         let Some(failures) = self.processes.get_mut(&retry.process) else { return };
-        let (mut latest, mut not_retryable, mut ignored) = (None, Fitting::default(), Fitting::default());
-        let mut same_trace = true;
+        let (mut latest, mut same_trace) = (None, true);
+        let (mut not_retryable, mut ignored) = (Fitting::default(), Fitting::default());
+        let previous_attempts = retry.previous;
         for (at, failed) in failures.attempts.iter().enumerate() {
             if !failed.fits(thresholds, retry) {
                 continue;
             }
             let after_ns = retry.started.since(failed.ended);
-            not_retryable.add(failed.status.is_some_and(|status| self::not_retryable(status).is_some()));
-            ignored.add(match failed.pushback {
-                Some(RetryPushback::DoNotRetry) => true,
-                Some(RetryPushback::AfterMs(ms)) => {
+            let status = failed.status.filter(|status| self::not_retryable(*status).is_some());
+            not_retryable.add(status.map(|status| Claim::NotRetryable {
+                status,
+                previous_attempts,
+                after_ns,
+            }));
+            let pushback = failed.pushback.filter(|pushback| match *pushback {
+                RetryPushback::DoNotRetry => true,
+                RetryPushback::AfterMs(ms) => {
                     after_ns.saturating_add(thresholds.early_ns) < u64::from(ms) * MILLISECOND
                 }
-                None => false,
             });
+            ignored.add(pushback.map(|pushback| Claim::PushbackIgnored {
+                pushback,
+                previous_attempts,
+                after_ns,
+            }));
             same_trace &= failed.trace.is(retry.trace);
-            latest = Some((at, after_ns, failed.status, failed.pushback));
+            latest = Some(at);
         }
-        let Some((at, after_ns, status, pushback)) = latest else { return };
+        let Some(at) = latest else { return };
         let is_remembered = |missed: Timestamp| {
             missed <= retry.started && retry.started.since(missed) <= thresholds.memory_ns
         };
@@ -334,19 +344,12 @@ impl Retries {
             }
             Side::Server => same_trace,
         };
-        let previous_attempts = retry.previous;
-        if let Some(status) = status {
-            let claim = Claim::NotRetryable { status, previous_attempts, after_ns };
-            not_retryable.say(is_complete, retry, claim, out);
-        }
-        if let Some(pushback) = pushback {
-            let claim = Claim::PushbackIgnored { pushback, previous_attempts, after_ns };
-            ignored.say(is_complete, retry, claim, out);
-        }
         // It was one of them, and they say the same: one of them is not to fit again.
         if not_retryable.is_one_answer() && ignored.is_one_answer() {
             failures.attempts.remove(at);
         }
+        not_retryable.say(is_complete, retry, out);
+        ignored.say(is_complete, retry, out);
     }
 }
 
@@ -386,26 +389,27 @@ impl Failed {
 }
 
 /// How many of the attempts that fit make a claim.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Fitting {
     all: usize,
     claiming: usize,
+    /// What the latest of them claims: another one's numbers would not bear it out.
+    claim: Option<Claim>,
 }
 
 impl Fitting {
-    fn add(&mut self, claims: bool) {
+    fn add(&mut self, claim: Option<Claim>) {
         self.all += 1;
-        self.claiming += usize::from(claims);
+        self.claiming += usize::from(claim.is_some());
+        self.claim = claim.or(self.claim.take());
     }
 
-    fn is_one_answer(self) -> bool {
+    fn is_one_answer(&self) -> bool {
         self.claiming == 0 || self.claiming == self.all
     }
 
-    fn say(self, is_complete: bool, retry: &Retry, claim: Claim, out: &mut Out) {
-        if self.claiming == 0 {
-            return;
-        }
+    fn say(self, is_complete: bool, retry: &Retry, out: &mut Out) {
+        let Some(claim) = self.claim else { return };
         if is_complete && self.claiming == self.all {
             out.fire(retry.about.clone(), retry.started, claim);
         } else {

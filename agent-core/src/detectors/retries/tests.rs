@@ -96,6 +96,13 @@ fn where_two_attempts_fit_that_differ_it_is_undecided() {
 }
 
 #[test]
+fn what_is_left_open_has_the_numbers_of_the_attempt_that_would_make_it_true() {
+    let attempts =
+        [attempt(1, 0, 5, s(1), s(2)), attempt(3, 0, 14, s(1), s(2)), attempt(5, 1, 0, s(3), s(4))];
+    assert_eq!(play(&mut Scene::client(), &attempts), ["undecided retry_not_retryable not_found"]);
+}
+
+#[test]
 fn where_all_that_fit_say_the_same_it_does_not_matter_which_it_was() {
     let attempts = [attempt(1, 0, 5, s(1), s(2)), attempt(3, 0, 5, s(1), s(2)), attempt(5, 1, 0, s(3), s(4))];
     assert_eq!(play(&mut Scene::client(), &attempts), ["firing retry_not_retryable not_found"]);
