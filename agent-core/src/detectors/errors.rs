@@ -2,9 +2,11 @@
 //!
 //! gRPC answers with HTTP status 200, whatever the call's status is. Another HTTP status comes from something that does not speak
 //! gRPC, and clients map it to a status when there is no `grpc-status` (doc/http-grpc-status-mapping.md of the gRPC project;
-//! checklist G6, G7). Where a response has both, the `grpc-status` wins in every client; one that the mapping would not give means
-//! that who looks at HTTP (a gateway, its logs, its retries, its alerts) sees another outcome than the client. Silent where one
-//! of the two is not known, as after a late join.
+//! checklist G6, G7). Where a response has both, the `grpc-status` must win, and one that the mapping would not give means that
+//! who looks at HTTP (a gateway, its logs, its retries, its alerts) sees another outcome than the client. Not every client keeps
+//! to that: grpc-go and grpc-js go by the `grpc-status`, the C-core only where the response has nothing else, and otherwise by
+//! the HTTP status, and resets the stream. So nothing is claimed of what the client makes of it, and nothing of a stream that it
+//! reset. Silent where one of the two is not known, as after a late join.
 
 use std::fmt;
 
@@ -48,8 +50,7 @@ impl fmt::Display for Claim {
         let (http_status, status, mapped) = (self.http_status, name(self.status), name(self.mapped));
         write!(
             f,
-            "was answered with HTTP {http_status}, which means {mapped}, and grpc-status {status}, which is what its \
-             client goes by"
+            "was answered with HTTP {http_status}, which means {mapped}, and with grpc-status {status}, which is to count"
         )
     }
 }
@@ -97,8 +98,7 @@ mod tests {
         let claim = Claim { http_status: 503, status: 7, mapped: 14 };
         assert_eq!(
             claim.to_string(),
-            "was answered with HTTP 503, which means UNAVAILABLE, and grpc-status PERMISSION_DENIED, which is what its \
-             client goes by"
+            "was answered with HTTP 503, which means UNAVAILABLE, and with grpc-status PERMISSION_DENIED, which is to count"
         );
     }
 
