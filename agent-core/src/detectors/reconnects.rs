@@ -245,7 +245,7 @@ fn allowed_in(span_ns: u64) -> u32 {
 #[cfg(test)]
 pub(super) fn most_bytes() -> (usize, usize) {
     use super::memory::{of_list, of_tree};
-    let attempts = TARGETS_MAX * of_list::<Timestamp>(ATTEMPTS_MAX);
+    let attempts = TARGETS_MAX * of_list::<Attempts>(ATTEMPTS_MAX);
     (TARGETS_MAX, of_tree::<(ProcessId, SocketAddr), Target>(TARGETS_MAX) + attempts)
 }
 
