@@ -1,11 +1,13 @@
 //! What enters the core: chunks of byte streams, with a time.
 
+use serde::{Deserialize, Serialize};
+
 /// A socket, or a TCP connection of a recording. Never used again for another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnectionId(pub u64);
 
 /// Nanoseconds of one monotonic clock, or of a recording's clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
@@ -25,7 +27,7 @@ impl Timestamp {
 
 /// One of the two byte streams of a connection, named from the side where it was captured. Which of them
 /// comes from the HTTP/2 client is for the core to find out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Flow {
     /// What the observed socket sent; in a recording, what the end sent that sent first.
     Sent,

@@ -30,6 +30,7 @@ mod steps;
 #[doc(hidden)]
 pub mod fuzzing;
 
+pub use connection::{Resumed, SavedConnection, SavedFlow};
 pub use grpc::well_known::WellKnown;
 pub use input::{Chunk, ConnectionId, Flow, Timestamp};
 pub use limits::Limits;

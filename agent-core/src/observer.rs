@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
 use foldhash::quality::RandomState;
 
 use crate::bytes;
-use crate::connection::{Connection, Finish};
+use crate::connection::{Connection, Finish, Resumed, SavedConnection};
 use crate::grpc::trace_context::TraceHasher;
 use crate::header_block::Known;
 use crate::input::{Chunk, ConnectionId, Timestamp};
@@ -27,6 +27,8 @@ pub struct Observer {
     /// The connections in the order in which they are looked at when one must go; each with the time at
     /// which it was last looked at.
     by_age: VecDeque<(ConnectionId, Timestamp)>,
+    /// Connections that an observer before this one knew, and that were not seen yet.
+    saved: HashMap<ConnectionId, SavedConnection, RandomState>,
     shared: Shared,
 }
 
@@ -40,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) known: Known,
     pub(crate) observations: VecDeque<Observation>,
     pub(crate) trace_frames: bool,
+    /// What became of connections that an observer before this one knew.
+    pub(crate) resumed: Resumed,
     /// Connections with an empty window.
     pub(crate) stalled: BTreeSet<ConnectionId>,
     /// Connections whose clients may have as many streams open as their servers allow.
@@ -64,6 +68,8 @@ pub(crate) enum Timer {
     End(ConnectionId),
     /// Forget a connection if it is idle.
     Idle(ConnectionId),
+    /// Forget the connections of an earlier observer that were not seen.
+    Saved,
 }
 
 impl Shared {
@@ -81,6 +87,7 @@ impl Observer {
             connection_bytes: 0,
             checked_sizes: (0, 0),
             by_age: VecDeque::new(),
+            saved: HashMap::default(),
             shared: Shared {
                 known: Known {
                     methods: Names::new(limits.methods),
@@ -90,6 +97,7 @@ impl Observer {
                 limits,
                 observations: VecDeque::new(),
                 trace_frames: false,
+                resumed: Resumed::default(),
                 stalled: BTreeSet::new(),
                 at_stream_limit: BTreeSet::new(),
                 timers: BinaryHeap::new(),
@@ -101,6 +109,28 @@ impl Observer {
     /// Reports every frame as well ([`Observation::Frame`]), with all header fields.
     pub fn trace_frames(&mut self, on: bool) {
         self.shared.trace_frames = on;
+    }
+
+    /// What is known of the connections, for the observer that comes after this one ([`Observer::resume`]).
+    pub fn save(&self) -> impl Iterator<Item = SavedConnection> {
+        let followed = self.connections.values().filter_map(|connection| connection.save());
+        followed.chain(self.saved.values().cloned())
+    }
+
+    /// Connections that an observer before this one knew. Each is taken up when it is seen again, where nothing was
+    /// missed. As many as this observer may follow, until [`Limits::connection_idle_ns`] after `now`.
+    pub fn resume(&mut self, saved: impl IntoIterator<Item = SavedConnection>, now: Timestamp) {
+        let idle_ns = self.shared.limits.connection_idle_ns;
+        let saved = saved.into_iter().filter(|saved| saved.last_seen.plus(idle_ns) > now);
+        let saved = saved.take(self.shared.limits.connections);
+        self.saved.extend(saved.map(|saved| (saved.connection, saved)));
+        self.shared.set_timer(now.plus(idle_ns), Timer::Saved);
+    }
+
+    /// What became of them so far.
+    #[must_use]
+    pub fn resumed(&self) -> Resumed {
+        self.shared.resumed
     }
 
     /// Takes a piece of a flow.
@@ -134,6 +164,7 @@ impl Observer {
 
     /// Both ends are closed: once what is on its way has arrived, the connection is forgotten.
     pub fn handle_end(&mut self, connection: ConnectionId, time: Timestamp) {
+        self.saved.remove(&connection);
         if let Some(state) = self.connections.get_mut(&connection) {
             state.handle_close(time);
             let due = time.plus(self.shared.limits.ending_ns);
@@ -169,6 +200,7 @@ impl Observer {
                 }
                 Timer::End(id) => self.finish_connection(id, at, Finish::Ended),
                 Timer::Idle(id) => self.handle_idle(id, at),
+                Timer::Saved => self.saved = HashMap::default(),
             }
         }
     }
@@ -276,7 +308,11 @@ impl Observer {
             self.by_age.retain(|(id, _)| left.remove(id));
             self.by_age.shrink_to(2 * self.by_age.len());
         }
-        self.connections.insert(id, Box::new(Connection::new(id, time, &self.shared)));
+        let mut connection = Box::new(Connection::new(id, time, &self.shared));
+        if let Some(saved) = self.saved.remove(&id) {
+            connection.resume(saved);
+        }
+        self.connections.insert(id, connection);
         self.by_age.push_back((id, time));
         self.shared.set_timer(time.plus(self.shared.limits.connection_idle_ns), Timer::Idle(id));
     }
@@ -339,6 +375,7 @@ impl Observer {
                 connections.get(id).is_some_and(|connection| connection.has_reset(*stream))
             }
             Timer::Pings(id) | Timer::End(id) | Timer::Idle(id) => connections.contains_key(id),
+            Timer::Saved => true,
         });
         timers.sort_unstable_by_key(|Reverse((at, timer))| (*timer, *at));
         timers.dedup_by_key(|Reverse((_, timer))| *timer);

@@ -6,6 +6,7 @@
 pub mod capture;
 pub mod identity;
 pub mod pipeline;
+pub mod restart;
 pub mod findings;
 pub mod metrics;
 pub mod http;

@@ -3,6 +3,7 @@
 //! Tests that use the kernel run one at a time, over all test programs: two agents would both be right, but two
 //! cores would not carry two such tests.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::net::TcpListener;
 use std::os::fd::AsRawFd as _;
@@ -235,14 +236,22 @@ pub struct Run {
 }
 
 impl Run {
-    /// Starts one and waits until it is ready.
+    /// Starts one and waits until it is ready. It neither knows what one before it knew nor keeps anything for the next.
     ///
     /// # Errors
     /// When it does not come up.
     pub fn start(kernel: &Kernel, folder: &Path) -> anyhow::Result<Self> {
+        Run::start_with(kernel, folder, &[("GRPCSCOPE_RESTART_KEEP", OsStr::new("false"))])
+    }
+
+    /// Starts one with settings from the environment, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_with(kernel: &Kernel, folder: &Path, settings: &[(&str, &OsStr)]) -> anyhow::Result<Self> {
         let port = free_port()?;
         let mut command = Command::new(&kernel.program);
-        command.args(["run", "--listen", &format!("127.0.0.1:{port}")]);
+        command.args(["run", "--listen", &format!("127.0.0.1:{port}")]).envs(settings.iter().copied());
         let run = Run {
             process: Process::start("grpcscope run", &mut command, &folder.join("grpcscope.log"))?,
             port,
@@ -262,6 +271,37 @@ impl Run {
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
+
+    /// Asks it to end, and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        self.process.signal(libc::SIGTERM);
+        self.process.wait(PATIENCE)?;
+        Ok(())
+    }
+
+    /// The series of `/metrics` that have a label, as text.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn series(&self, label: &str) -> anyhow::Result<Vec<String>> {
+        let text = String::from_utf8(crate::http::get(self.port, "/metrics")?.body)?;
+        Ok(text.lines().filter(|line| line.contains(label)).map(str::to_owned).collect())
+    }
+}
+
+/// Sum of the series of a family that have all these labels.
+#[must_use]
+pub fn sum(series: &[String], family: &str, labels: &[&str]) -> f64 {
+    series
+        .iter()
+        .filter(|line| {
+            line.split('{').next() == Some(family) && labels.iter().all(|label| line.contains(label))
+        })
+        .filter_map(|line| line.rsplit_once("} ")?.1.split(' ').next()?.parse::<f64>().ok())
+        .sum()
 }
 
 /// A port of 127.0.0.1 that nobody listens on now.

@@ -3,10 +3,10 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use tests::agent::{Kernel, Run};
+use tests::agent::{Kernel, Run, sum};
 use tests::apps::PATIENCE;
 use tests::process::Process;
-use tests::{http, provision, workspace};
+use tests::{provision, workspace};
 
 const TEST: &str = "not_grpc";
 
@@ -37,7 +37,7 @@ fn check(kernel: &Kernel) -> anyhow::Result<()> {
 
     let deadline = Instant::now() + Duration::from_secs(20);
     let series = loop {
-        let series = our_series(agent.port)?;
+        let series = agent.series(&format!("service_name=\"{SERVICE}\""))?;
         let counted =
             |side: &str| sum(&series, "grpcscope_http_exchanges_total", &[side, "protocol=\"http\""]);
         if counted("side=\"client\"") == EXCHANGES as f64 && counted("side=\"server\"") == EXCHANGES as f64 {
@@ -63,22 +63,4 @@ fn application() -> Command {
     let mut command = Command::new(workspace::cache().join("python/bin/python"));
     command.arg(workspace::apps().join("plain/app.py")).env("OTEL_SERVICE_NAME", SERVICE);
     command
-}
-
-/// The lines of `/metrics` about the two processes.
-fn our_series(port: u16) -> anyhow::Result<Vec<String>> {
-    let text = String::from_utf8(http::get(port, "/metrics")?.body)?;
-    let label = format!("service_name=\"{SERVICE}\"");
-    Ok(text.lines().filter(|line| line.contains(&label)).map(str::to_owned).collect())
-}
-
-/// Sum of the series of a family that have all these labels.
-fn sum(series: &[String], family: &str, labels: &[&str]) -> f64 {
-    series
-        .iter()
-        .filter(|line| {
-            line.split('{').next() == Some(family) && labels.iter().all(|label| line.contains(label))
-        })
-        .filter_map(|line| line.rsplit_once("} ")?.1.split(' ').next()?.parse::<f64>().ok())
-        .sum()
 }

@@ -11,7 +11,6 @@ use crate::call::{Peer, Stream};
 use crate::flow_control::FlowControl;
 use crate::grpc_requests::GrpcRequests;
 use crate::header_block::Intermediaries;
-use crate::hpack::Decoder;
 use crate::http2::frame::{self, FrameFault, FrameHeader};
 use crate::http2::reader::{Event, FrameReader, Piece};
 use crate::input::{Chunk, ConnectionId, Flow, Timestamp};
@@ -28,6 +27,7 @@ mod flow;
 mod goaway;
 mod header_blocks;
 mod pings;
+mod resume;
 mod settings;
 mod stalls;
 mod stream_limit;
@@ -40,6 +40,7 @@ use afterwards::Afterwards;
 pub(crate) use ending::Finish;
 use flow::{FlowState, index};
 use pings::Pings;
+pub use resume::{Resumed, SavedConnection, SavedFlow};
 use stalls::{Left, StallNotes, Stalls};
 use stream_limit::StreamLimit;
 use upgrade::Upgrade;
@@ -106,6 +107,8 @@ pub(crate) struct Connection {
     opened: Timestamp,
     /// When it was first said to be closing.
     closing: Option<Timestamp>,
+    /// What an observer before this one knew, until its flows are seen.
+    saved: Option<Box<SavedConnection>>,
 }
 
 impl Connection {
@@ -136,6 +139,7 @@ impl Connection {
             opened: time,
             last_seen: time,
             closing: None,
+            saved: None,
             reported: None,
             remembered_changed: true,
             remembered_bytes: 0,
@@ -152,15 +156,17 @@ impl Connection {
     pub(crate) fn handle_chunk(&mut self, chunk: &Chunk<'_>, shared: &mut Shared) {
         self.last_seen = self.last_seen.max(chunk.time);
         self.requests_of_chunk = u32::MAX;
-        let state = &mut self.flows[index(chunk.flow)];
         let mut bytes = chunk.bytes;
         let mut hole = 0;
         let mut joined = false;
-        match state.next_offset {
+        match self.flows[index(chunk.flow)].next_offset {
             None if chunk.offset > 0 => {
-                // Joined in the middle: everything that this flow has carried so far is unknown.
+                // Joined in the middle: what this flow has carried so far is unknown, unless an observer before this one
+                // has seen all of it.
+                let hpack = self.joined_decoder(chunk, shared);
+                let state = &mut self.flows[index(chunk.flow)];
                 state.reader = FrameReader::in_the_middle(shared.limits.header_block_bytes);
-                state.hpack = Decoder::late(shared.limits.hpack_table_bytes);
+                state.hpack = hpack;
                 state.table_size = None;
                 state.joined_late = true;
                 joined = true;
@@ -173,6 +179,7 @@ impl Connection {
             }
         }
         let end = chunk.offset.saturating_add(chunk.bytes.len() as u64);
+        let state = &mut self.flows[index(chunk.flow)];
         state.next_offset = Some(state.next_offset.map_or(end, |next| next.max(end)));
         state.bytes += bytes.len() as u64;
         state.hole_bytes += hole;
@@ -231,6 +238,7 @@ impl Connection {
             + self.stalls.heap_bytes()
             + self.afterwards.as_ref().map_or(0, |afterwards| afterwards.heap_bytes())
             + self.upgrade.as_ref().map_or(0, |upgrade| upgrade.heap_bytes())
+            + self.saved.as_ref().map_or(0, |saved| saved.heap_bytes())
     }
 
     /// This stream is followed.

@@ -3,6 +3,7 @@
 use super::HpackError;
 use super::huffman;
 use super::integer::Reader;
+use super::saved::SavedTable;
 use super::static_table::{self, STATIC_ENTRIES};
 use super::table::{DEFAULT_TABLE_BYTES, ENTRY_OVERHEAD_BYTES, EntryId, Name, Slot, Table, entry_size_min};
 use crate::steps;
@@ -107,6 +108,34 @@ impl Decoder {
             settings_limit: None,
             is_maximum_assumed: true,
         }
+    }
+
+    /// What is known now, between two header blocks, to [restore](Self::restore) it at the same place of the flow.
+    #[must_use]
+    pub fn save(&self) -> SavedTable {
+        self.table.save(self.is_maximum_assumed)
+    }
+
+    /// The decoder that was saved. What SETTINGS allow is not known: they may have changed meanwhile.
+    ///
+    /// `kind_of` and `limit_bytes` as in [`decode_known`](Self::decode_known) and [`late`](Self::late). `None` if nothing
+    /// within these limits can have been saved like this.
+    #[must_use]
+    pub fn restore(
+        saved: &SavedTable,
+        limit_bytes: usize,
+        mut kind_of: impl FnMut(Text<'_>) -> NameKind,
+    ) -> Option<Self> {
+        let table =
+            Table::restore(saved, limit_bytes, |name| kind_of(name.map_or_else(Text::Unknown, Text::Known)))?;
+        let mut decoder = Decoder {
+            table,
+            cap: u32::try_from(limit_bytes).unwrap_or(u32::MAX),
+            settings_limit: None,
+            is_maximum_assumed: saved.is_maximum_assumed,
+        };
+        decoder.forget_settings_limit();
+        Some(decoder)
     }
 
     /// A gap that may have held header blocks: everything is unknown from here on.

@@ -23,8 +23,10 @@ mod huffman;
 mod static_table;
 mod table;
 mod decoder;
+mod saved;
 mod error;
 
 pub use decoder::{BlockInfo, Decoder, Field, ListLimits, NameKind, Text};
 pub use error::HpackError;
+pub use saved::{SavedEntry, SavedName, SavedTable};
 pub use table::EntryId;

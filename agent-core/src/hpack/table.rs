@@ -16,7 +16,8 @@ use std::hint::black_box;
 use std::ops::Range;
 
 use super::decoder::NameKind;
-use super::static_table;
+use super::saved::{SavedEntry, SavedName, SavedTable};
+use super::static_table::{self, STATIC_ENTRIES};
 
 /// What each entry costs besides its name and value (§4.1).
 pub(super) const ENTRY_OVERHEAD_BYTES: usize = 32;
@@ -186,6 +187,68 @@ impl Table {
         self.has_older = self.has_room_for_older();
         self.epoch = self.epoch.wrapping_add(1);
         self.inserted = 0;
+    }
+
+    /// The table as it is between two blocks. What the caller knows names as is left out: another version of the caller
+    /// may know them as something else.
+    pub(super) fn save(&self, is_maximum_assumed: bool) -> SavedTable {
+        let entry = |place: usize| {
+            let name = match self.entries[place].name() {
+                Name::Static(index) => SavedName::Static(index),
+                Name::Stored(_) => SavedName::Octets(self.name_octets(place).unwrap_or_default().into()),
+                Name::Unknown(ordinal) => SavedName::Unknown(ordinal),
+            };
+            let value = self.value_octets(place).map(Box::from);
+            SavedEntry { name, value_bytes: self.entries[place].value_bytes, value }
+        };
+        SavedTable {
+            maximum: u32::try_from(self.maximum).unwrap_or(u32::MAX),
+            is_maximum_assumed,
+            has_older: self.has_older,
+            epoch: self.epoch,
+            inserted: self.inserted,
+            entries: (0..self.entries.len()).map(entry).collect(),
+        }
+    }
+
+    /// The table that was saved; `None` if there can be no such table within `cap` bytes.
+    pub(super) fn restore(
+        saved: &SavedTable,
+        cap: usize,
+        mut kind_of: impl FnMut(Result<&[u8], EntryId>) -> NameKind,
+    ) -> Option<Self> {
+        let mut table = Table::empty(saved.maximum, cap);
+        table.epoch = saved.epoch;
+        for entry in &saved.entries {
+            let (name, kind) = match &entry.name {
+                SavedName::Static(index) if (1..=STATIC_ENTRIES).contains(&u32::from(*index)) => {
+                    (Name::Static(*index), kind_of(Ok(static_table::name(*index))))
+                }
+                SavedName::Static(_) => return None,
+                SavedName::Octets(octets) => {
+                    table.stage(octets);
+                    (Name::Stored(u32::try_from(octets.len()).ok()?), kind_of(Ok(octets)))
+                }
+                SavedName::Unknown(ordinal) => {
+                    let id = EntryId { epoch: saved.epoch, ordinal: *ordinal };
+                    (Name::Unknown(*ordinal), kind_of(Err(id)))
+                }
+            };
+            if let Some(value) = &entry.value {
+                if value.len() != entry.value_bytes as usize {
+                    return None;
+                }
+                table.stage(value);
+            }
+            table.insert_staged(name, kind, entry.value_bytes as usize, entry.value.is_some());
+        }
+        // Less than all of them fits into no table of this size, or into no table that we may keep.
+        if table.entries.len() != saved.entries.len() || saved.inserted < saved.entries.len() as i64 {
+            return None;
+        }
+        table.inserted = saved.inserted;
+        table.has_older = saved.has_older && table.has_room_for_older();
+        Some(table)
     }
 
     /// No slot that may be alive has unknown content.

@@ -156,6 +156,11 @@ impl FrameReader {
         self.buffer.capacity()
     }
 
+    /// Frames were read, and the next byte begins another one.
+    pub(crate) fn is_between_frames(&self) -> bool {
+        matches!(self.state, State::Header { have: 0 }) && !self.expect_settings
+    }
+
     /// The frame boundary is unknown.
     pub(crate) fn is_lost(&self) -> bool {
         matches!(self.state, State::Lost)

@@ -71,6 +71,7 @@ fn watch<P: Printer>(
             printer.handle_counters(counters);
         }
     })?;
+    pipeline.finish(pipeline::monotonic_now());
     pipeline.listener().finish()
 }
 

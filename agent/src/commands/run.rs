@@ -6,19 +6,20 @@ use std::time::Duration;
 use agent_core::detectors::correlation::Correlated;
 use agent_core::detectors::{Detectors, Finding, Wasted, flow_control};
 use agent_core::observation::{CallStarted, OpenCall, Stall};
-use agent_core::{Observation, Timestamp};
+use agent_core::{Observation, SavedConnection, Timestamp};
 use anyhow::Context;
 
 use super::signals::StopSignals;
 use crate::capture::kernel::KernelCapture;
 use crate::cli::{CaptureArgs, ListenArgs};
-use crate::config::Config;
+use crate::config::{Config, RestartConfig};
 use crate::exit::Failure;
 use crate::findings::Findings;
 use crate::http::{self, Readiness};
 use crate::identity::Identities;
 use crate::metrics::{Backend, ConnectionSeries, KernelCounters, Metrics, OpenCalls, SeriesLimits, Workload};
 use crate::pipeline::{self, Listener, Pipeline, Stop, Subject, Watched};
+use crate::restart;
 
 /// Arguments of `run`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -52,6 +53,7 @@ async fn run(config: &Config) -> Result<(), Failure> {
     let listener = http::bind(config.http.listen).await.map_err(anyhow::Error::from)?;
     let address = listener.local_addr().context("read the address that is listened on")?;
     let capture = pipeline::start_capture(&config.capture)?;
+    let kept = Kept { config: config.restart.clone(), bytes_max: config.core_limits().state_bytes };
 
     let metrics = Arc::new(Metrics::new(SeriesLimits {
         series_max: config.limits.series,
@@ -75,7 +77,7 @@ async fn run(config: &Config) -> Result<(), Failure> {
         std::thread::Builder::new()
             .name("watch".into())
             .spawn(move || {
-                let result = watch(capture, pipeline, state_limit, &readiness, &stop);
+                let result = watch(capture, pipeline, state_limit, &readiness, &stop, &kept);
                 // The receiver is gone only when the process is about to end.
                 let _ = ended.send(result);
             })
@@ -131,7 +133,9 @@ fn watch(
     state_limit: usize,
     readiness: &Readiness,
     stop: &Stop,
+    kept: &Kept,
 ) -> anyhow::Result<()> {
+    pipeline.resume(kept.take(), pipeline::monotonic_now());
     readiness.ready(CAPTURE);
     let result = pipeline::watch(&mut capture, &mut pipeline, stop, |listener, watched| match watched {
         Watched::Counters(counters) => listener.metrics.set_kernel_counters(KernelCounters::from(counters)),
@@ -141,10 +145,54 @@ fn watch(
         }
         Watched::StateBytes(bytes) => listener.metrics.set_state_bytes(bytes, state_limit),
         Watched::Unjudged(count) => listener.metrics.set_unjudged(count),
+        Watched::Resumed(resumed) => listener.metrics.set_resumed(resumed),
         Watched::Lag(ns) => listener.metrics.set_reader_lag(0, Duration::from_nanos(ns)),
     });
     readiness.not_ready(CAPTURE, "has ended");
+    if result.is_ok() {
+        kept.write(&pipeline);
+    }
+    pipeline.finish(pipeline::monotonic_now());
     result
+}
+
+/// What is kept over a restart. That it cannot be kept is no reason to fail: connections are joined late then.
+struct Kept {
+    config: RestartConfig,
+    bytes_max: usize,
+}
+
+impl Kept {
+    fn take(&self) -> Vec<SavedConnection> {
+        let RestartConfig { keep, file, ttl } = &self.config;
+        if !keep {
+            return Vec::new();
+        }
+        match restart::take(file, self.bytes_max, ttl.0, pipeline::monotonic_now()) {
+            Ok(saved) => {
+                if !saved.is_empty() {
+                    tracing::info!(connections = saved.len(), "the agent before this one knew connections");
+                }
+                saved
+            }
+            Err(error) => {
+                tracing::warn!("what the agent before this one knew is lost: {error:#}");
+                Vec::new()
+            }
+        }
+    }
+
+    fn write(&self, pipeline: &Pipeline<MetricsListener>) {
+        if !self.config.keep {
+            return;
+        }
+        match restart::write(&self.config.file, pipeline.save(), self.bytes_max, pipeline::monotonic_now()) {
+            Ok((written, left_out)) => {
+                tracing::info!(connections = written, left_out, "kept for the next agent");
+            }
+            Err(error) => tracing::warn!("nothing is kept for the next agent: {error:#}"),
+        }
+    }
 }
 
 /// Turns observations into series, and findings into series and a list.

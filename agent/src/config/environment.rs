@@ -30,6 +30,12 @@ pub fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<OsString>) -
     environment.set("GRPCSCOPE_LIMITS_METHODS", &mut limits.methods, by_count)?;
     environment.set("GRPCSCOPE_LIMITS_SERIES", &mut limits.series, by_count)?;
     environment.set("GRPCSCOPE_LIMITS_SERIES_TTL", &mut limits.series_ttl, by_text)?;
+    environment.set("GRPCSCOPE_RESTART_KEEP", &mut config.restart.keep, by_answer)?;
+    environment.set("GRPCSCOPE_RESTART_FILE", &mut config.restart.file, |text| {
+        let path = std::path::PathBuf::from(text);
+        if path.is_absolute() { Ok(path) } else { Err(format!("`{text}` does not begin with /")) }
+    })?;
+    environment.set("GRPCSCOPE_RESTART_TTL", &mut config.restart.ttl, by_text)?;
     environment.set("GRPCSCOPE_LOG_LEVEL", &mut config.log.level, by_text)?;
     environment.set("GRPCSCOPE_LOG_FORMAT", &mut config.log.format, by_word)?;
     environment.set("GRPCSCOPE_LOG_COLOR", &mut config.log.color, by_word)?;
@@ -62,6 +68,10 @@ fn by_text<T: FromStr<Err = String>>(text: &str) -> Result<T, String> {
 
 fn by_count(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| format!("`{text}` is no count: write it like 4000"))
+}
+
+fn by_answer(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("`{text}` is neither true nor false"))
 }
 
 fn by_word<T: ValueEnum>(text: &str) -> Result<T, String> {

@@ -35,6 +35,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// When each detector speaks.
     pub findings: FindingsConfig,
+    /// What is kept over a restart of the agent.
+    pub restart: RestartConfig,
     /// What the agent says about itself.
     pub log: LogConfig,
 }
@@ -93,6 +95,18 @@ pub struct LimitsConfig {
     pub series_ttl: Age,
 }
 
+/// What is kept over a restart of the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RestartConfig {
+    /// Whether `run` writes down, when it is stopped, what it knows of HPACK tables, and reads it when it starts.
+    pub keep: bool,
+    /// Where. The next agent has to find the file there: in a container, on the node.
+    pub file: PathBuf,
+    /// What is older counts for nothing.
+    pub ttl: Age,
+}
+
 /// What the agent says about itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -139,6 +153,17 @@ impl Default for LimitsConfig {
             methods: 1_000,
             series: 30_000,
             series_ttl: Age(Duration::from_secs(300)),
+        }
+    }
+}
+
+impl Default for RestartConfig {
+    fn default() -> Self {
+        RestartConfig {
+            keep: true,
+            file: PathBuf::from("/run/grpcscope/state"),
+            // Long enough for a rollout that pulls a new image.
+            ttl: Age(Duration::from_secs(300)),
         }
     }
 }
@@ -242,6 +267,13 @@ impl Config {
             let bytes = &limits.state_bytes;
             return Err(ConfigError(format!(
                 "limits.state_bytes is {bytes}: it must be at least 1MiB, for example 128MiB"
+            )));
+        }
+        let restart = &self.restart;
+        if restart.keep && !restart.file.is_absolute() {
+            let file = restart.file.display();
+            return Err(ConfigError(format!(
+                "restart.file is `{file}`: it must begin with /, for example /run/grpcscope/state"
             )));
         }
         if limits.series_ttl.0 < Duration::from_secs(1) {

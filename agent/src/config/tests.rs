@@ -106,10 +106,13 @@ fn variables_that_kubernetes_sets_for_a_service_are_ignored() {
 
 #[test]
 fn a_wrong_setting_is_answered_with_its_place_and_what_would_be_right() {
-    let cases: [(&str, &str); 12] = [
+    let cases: [(&str, &str); 13] = [
         ("http:\n  lisen: 127.0.0.1:1\n", "FILE:2:3: unknown key `lisen`, did you mean `listen`?"),
         ("limit:\n  series: 1\n", "FILE:1:1: unknown key `limit`, did you mean `limits`?"),
-        ("foo: 1\n", "FILE:1:1: unknown key `foo`, possible here: http, capture, limits, findings, log"),
+        (
+            "foo: 1\n",
+            "FILE:1:1: unknown key `foo`, possible here: http, capture, limits, findings, restart, log",
+        ),
         ("findings: {deadline: {}}\n", "FILE:1:12: unknown key `deadline`, did you mean `deadlines`?"),
         (
             "findings:\n  deadlines:\n    late: 5ms\n",
@@ -120,6 +123,7 @@ fn a_wrong_setting_is_answered_with_its_place_and_what_would_be_right() {
         ("limits:\n  series: many\n", "FILE:2:11: not a whole number"),
         ("capture:\n  ring_bytes: 16MB\n", "`16MB` is no size: write it like 65536, 64KiB, 16MiB or 1GiB"),
         ("capture:\n  ring_bytes: 100000\n", "capture.ring_bytes is 100000: it must be a power of two"),
+        ("restart: {file: state}\n", "restart.file is `state`: it must begin with /"),
         ("limits: {series: 0}\n", "limits.series is 0: it must be at least 1"),
         ("http: [\n", "FILE:1:7: "),
     ];

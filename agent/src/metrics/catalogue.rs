@@ -270,6 +270,8 @@ families! {
         "Records that were lost between the kernel and the agent, by reason.";
     KERNEL_NOTES = Counter "grpcscope_kernel_notes_total", &["kind"],
         "What the kernel side counts besides: bytes left out, budgets reached, memory not read.";
+    FLOWS_RESUMED = Counter "grpcscope_flows_resumed_total", &["result"],
+        "Flows known to the agent before a restart and seen again: taken_up where nothing was missed, else missed.";
     PROGRAM_MISSES = Counter "grpcscope_kernel_program_missed_runs_total", &["program"],
         "Runs of a kernel program that the kernel skipped, since it ran already on that CPU.";
     ANOMALIES = Counter "grpcscope_anomalies_total", &["kind"],

@@ -396,6 +396,8 @@ fn health_rows<'a>(families: &mut Collected<'a>, series: &Snapshot, health: &Hea
         add(&names::READER_LAG, &[("reader", &reader.to_string())], Value::Real(lag.as_secs_f64()));
     }
     add(&names::UNJUDGED, &[], whole(health.unjudged));
+    add(&names::FLOWS_RESUMED, &[("result", "taken_up")], whole(health.resumed.taken_up));
+    add(&names::FLOWS_RESUMED, &[("result", "missed")], whole(health.resumed.missed));
     add(&names::FINDINGS_FORGOTTEN, &[], whole(health.findings_forgotten));
     add(&names::STATE, &[], whole(health.state_bytes));
     add(&names::STATE_LIMIT, &[], whole(health.state_limit_bytes));

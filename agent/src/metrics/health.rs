@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use agent_core::Resumed;
+
 use super::open_calls::{Group, Standing};
 use super::own_process;
 
@@ -47,6 +49,7 @@ pub(super) struct Health {
     state_limit_bytes: AtomicU64,
     findings_forgotten: AtomicU64,
     unjudged: AtomicU64,
+    resumed: Mutex<Resumed>,
     open_calls: Mutex<BTreeMap<Group, Standing>>,
     scrape_ns: AtomicU64,
     scrapes: Mutex<BTreeMap<&'static str, u64>>,
@@ -65,6 +68,7 @@ pub(super) struct HealthSnapshot {
     pub(super) state_limit_bytes: u64,
     pub(super) findings_forgotten: u64,
     pub(super) unjudged: u64,
+    pub(super) resumed: Resumed,
     pub(super) open_calls: BTreeMap<Group, Standing>,
     pub(super) scrape_duration: Duration,
     pub(super) scrapes: BTreeMap<&'static str, u64>,
@@ -111,6 +115,10 @@ impl Health {
         self.unjudged.store(count, Ordering::Relaxed);
     }
 
+    pub(super) fn set_resumed(&self, resumed: Resumed) {
+        *lock(&self.resumed) = resumed;
+    }
+
     pub(super) fn forget_findings(&self, count: u64) {
         self.findings_forgotten.fetch_add(count, Ordering::Relaxed);
     }
@@ -131,6 +139,7 @@ impl Health {
             state_limit_bytes: self.state_limit_bytes.load(Ordering::Relaxed),
             open_calls: lock(&self.open_calls).clone(),
             unjudged: self.unjudged.load(Ordering::Relaxed),
+            resumed: *lock(&self.resumed),
             findings_forgotten: self.findings_forgotten.load(Ordering::Relaxed),
             scrape_duration: Duration::from_nanos(self.scrape_ns.load(Ordering::Relaxed)),
             scrapes: lock(&self.scrapes).clone(),

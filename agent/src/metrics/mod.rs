@@ -23,6 +23,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use agent_core::Resumed;
 use agent_core::detectors::Detectors;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_protobuf};
@@ -125,6 +126,11 @@ impl Metrics {
     /// What detectors have not judged by now, since a table of theirs was full.
     pub fn set_unjudged(&self, count: u64) {
         self.sources.health.set_unjudged(count);
+    }
+
+    /// What became of the flows that an agent before this one knew.
+    pub fn set_resumed(&self, resumed: Resumed) {
+        self.sources.health.set_resumed(resumed);
     }
 
     /// Something that should not be, by kind.

@@ -11,7 +11,7 @@ use foldhash::HashMap;
 use agent_core::detectors::correlation::Correlated;
 use agent_core::detectors::{Detectors, Finding, Thresholds, Wasted};
 use agent_core::observation::{CallStarted, OpenCall, Stall};
-use agent_core::{ConnectionId, Limits, Observation, Observer, Timestamp};
+use agent_core::{ConnectionId, Limits, Observation, Observer, Resumed, SavedConnection, Timestamp};
 
 use crate::capture::kernel::Captured;
 use crate::identity::Identities;
@@ -123,6 +123,22 @@ impl<L: Listener> Pipeline<L> {
     #[must_use]
     pub fn with_detectors(self, thresholds: Thresholds) -> Self {
         Pipeline { detectors: Some(Detectors::new(thresholds)), ..self }
+    }
+
+    /// What is known of the connections, for the pipeline after a restart ([`Pipeline::resume`]).
+    pub fn save(&self) -> impl Iterator<Item = SavedConnection> {
+        self.observer.save()
+    }
+
+    /// What the pipeline before the restart knew.
+    pub fn resume(&mut self, saved: Vec<SavedConnection>, now: Timestamp) {
+        self.observer.resume(saved, now);
+    }
+
+    /// What became of it so far.
+    #[must_use]
+    pub fn resumed(&self) -> Resumed {
+        self.observer.resumed()
     }
 
     /// Takes what was captured.

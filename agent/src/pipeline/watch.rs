@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use agent_core::Timestamp;
+use agent_core::{Resumed, Timestamp};
 use anyhow::Context;
 
 use super::{Listener, Pipeline};
@@ -50,6 +50,8 @@ pub enum Watched<'a> {
         /// Why it was changed, and how the new one attached.
         reason: &'a str,
     },
+    /// Flows that an agent before this one knew, and that were seen again.
+    Resumed(Resumed),
     /// How old the newest record was when it was handled, in nanoseconds.
     Lag(u64),
 }
@@ -101,7 +103,8 @@ pub fn start_capture(config: &CaptureConfig) -> Result<KernelCapture, Failure> {
     Ok(capture)
 }
 
-/// Reads until `stop`, and once more after it, so that nothing that was captured is left.
+/// Reads until `stop`, and once more after it, so that nothing that was captured is left. What is open then is left for
+/// [`Pipeline::finish`].
 ///
 /// # Errors
 /// The ring or the counters cannot be read.
@@ -141,9 +144,11 @@ pub fn watch<L: Listener>(
             if !stopping && let Some(blind) = capture.is_blind(now.0, &counters) {
                 change(capture, pipeline, &blind, &mut tell)?;
             }
+            let resumed = pipeline.resumed();
+            tell(pipeline.listener(), Watched::Resumed(resumed));
+            tell(pipeline.listener(), Watched::Counters(&capture.counters()?));
         }
         if stopping {
-            pipeline.finish(now);
             return Ok(());
         }
     }

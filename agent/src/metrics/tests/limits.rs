@@ -60,7 +60,8 @@ fn many_workloads_with_every_status_stay_under_the_limit() {
     assert!(encoded(&metrics, Format::Text).len() <= 6_000_000);
 }
 
-const AGENT: [&str; 17] = [
+const AGENT: [&str; 18] = [
+    "grpcscope_flows_resumed_total",
     "grpcscope_balance_refused_total",
     "grpcscope_findings_forgotten_total",
     "grpcscope_findings_unjudged_total",
