@@ -295,7 +295,7 @@ detectors! {
         tolerance: Age => tolerance_ns,
         /// Or this share of its timeout, whichever is more.
         tolerance_share: Ratio => tolerance_ratio,
-        /// Requests may wait for this long in a busy process before they are handled.
+        /// An outbound call that begins more than this after the inbound deadline began when nothing was left.
         waiting: Age => waiting_ns,
         /// More than this left is no limit to hand on.
         unlimited: Age => unlimited_ns,
