@@ -1,6 +1,7 @@
 //! Loads one set of programs out of the object, and attaches it.
 
 use std::os::fd::AsFd as _;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use aya::maps::ProgramArray;
@@ -74,11 +75,15 @@ pub(super) fn prepare(options: &Options, backend: Backend) -> Result<Prepared> {
         )
     })?;
     let btf = Btf::parse(&bytes).context("read the kernel's type information")?;
-    let mut failures = Vec::new();
+    let mut failures: Vec<String> = Vec::new();
+    let mut last_cause = String::new();
     for attempt in attempts(backend, options.loops) {
         match prepare_one(attempt, options, &btf) {
             Ok(prepared) => return Ok(prepared),
+            // Refused for the same reason in another form: once is enough.
+            Err(error) if error.root_cause().to_string() == last_cause => {}
             Err(error) => {
+                last_cause = error.root_cause().to_string();
                 let without_loop = if attempt.bpf_loop { "" } else { " with a bounded loop" };
                 let without_storage = match backend {
                     Backend::Kprobe => "",
@@ -91,6 +96,9 @@ pub(super) fn prepare(options: &Options, backend: Backend) -> Result<Prepared> {
     }
     bail!("{}", failures.join("; "))
 }
+
+/// What kprobes are attached by.
+const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
 
 /// Where programs go: name without the loop's suffix, functions, array of the continuation.
 type Place = (&'static str, &'static [&'static str], &'static str);
@@ -124,6 +132,10 @@ fn prepare_one(attempt: Attempt, options: &Options, btf: &Btf<'_>) -> Result<Pre
             EXITS
         }
         Backend::Kprobe => {
+            ensure!(
+                Path::new(KPROBES).exists(),
+                "this kernel has no kprobes (CONFIG_KPROBES, CONFIG_KPROBE_EVENTS): {KPROBES} is missing"
+            );
             constants.extend(offsets::message(btf)?);
             RETURNS
         }
