@@ -1,5 +1,6 @@
 //! Loads one set of programs out of the object, and attaches it.
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use aya::{Btf as AyaBtf, Ebpf, EbpfLoader};
 use super::Options;
 use super::btf::Btf;
 use super::choice::{Attempt, Backend, attempts};
-use super::{offsets, probe};
+use super::{offsets, probe, trial};
 
 /// Steps of one call with `bpf_loop`: a megabyte of 32-byte frames.
 const STEPS_LOOP: u64 = 32768;
@@ -48,20 +49,34 @@ pub(super) struct Prepared {
 }
 
 /// Loads the first of `backends` that the kernel takes and attaches it; `why` says why that is the order. What cannot
-/// be used is noted in the reason.
-pub(super) fn load(options: &Options, backends: &[Backend], why: &str) -> Result<Loaded> {
-    let mut failures = Vec::new();
-    for &backend in backends {
-        match prepare(options, backend).and_then(|prepared| prepared.attach()) {
-            Ok(mut loaded) => {
-                loaded.reason.push_str(&format!("; {why}"));
-                if !failures.is_empty() {
-                    loaded.reason.push_str(&format!("; not usable: {}", failures.join("; ")));
-                }
-                return Ok(loaded);
+/// be used is noted in the reason. Where programs may be interrupted, tracepoints are tried before they are relied on.
+pub(super) fn load(options: &Options, backends: &[Backend], why: &str, interrupted: bool) -> Result<Loaded> {
+    let mut failures: Vec<String> = Vec::new();
+    let mut left: VecDeque<Backend> = backends.iter().copied().collect();
+    let mut to_be_tried = interrupted;
+    while let Some(backend) = left.pop_front() {
+        let mut loaded = match prepare(options, backend).and_then(Prepared::attach) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                failures.push(format!("{error:#}"));
+                continue;
             }
-            Err(error) => failures.push(format!("{error:#}")),
+        };
+        if to_be_tried && backend == Backend::TpBtf && left.front() == Some(&Backend::Kprobe) {
+            to_be_tried = false;
+            let missed = trial::missed_runs(&loaded);
+            if missed > 0 {
+                failures.push(format!("tp_btf: is interrupted, {missed} runs were missed in a trial"));
+                // After kprobes, which are not; before what is certain to be blind.
+                left.insert(1, backend);
+                continue;
+            }
         }
+        loaded.reason.push_str(&format!("; {why}"));
+        if !failures.is_empty() {
+            loaded.reason.push_str(&format!("; not usable: {}", failures.join("; ")));
+        }
+        return Ok(loaded);
     }
     bail!("no way to attach to this kernel: {}", failures.join("; "))
 }

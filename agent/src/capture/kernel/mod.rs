@@ -12,6 +12,7 @@ pub mod preemption;
 pub mod probe;
 pub mod records;
 pub mod statistics;
+mod trial;
 
 use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
@@ -70,8 +71,9 @@ impl KernelCapture {
     pub fn start(options: &Options) -> Result<Self> {
         probe::privileges()?;
         probe::raise_memory_limit();
-        let (mut order, why) = choice::order(options.backend, preemption::of_this_kernel());
-        let mut loaded = load::load(options, &order, &why)?;
+        let (model, source) = preemption::of_this_kernel();
+        let (mut order, why) = choice::order(options.backend, (model, source));
+        let mut loaded = load::load(options, &order, &why, model.interrupts_programs())?;
         // Those before it were refused.
         let chosen = order.iter().position(|backend| *backend == loaded.backend);
         order.drain(..=chosen.unwrap_or(0));
@@ -120,7 +122,7 @@ impl KernelCapture {
             Err(error) => {
                 failures.push(format!("{error:#}"));
                 let left: Vec<Backend> = self.others.iter().copied().chain([from]).collect();
-                let loaded = load::load(&self.options, &left, &because)?;
+                let loaded = load::load(&self.options, &left, &because, false)?;
                 self.others.retain(|backend| *backend != loaded.backend);
                 loaded
             }
