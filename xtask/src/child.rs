@@ -74,15 +74,24 @@ impl Running {
 
     /// Asks it to end, as an administrator would, and waits for that.
     pub(crate) fn terminate(mut self) -> Result<()> {
-        // The shell's own kill: a small machine may lack the program.
-        let asked = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.child.id())]).status();
-        asked.with_context(|| format!("stop {}", self.name))?;
+        self.signal("TERM")?;
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.child.try_wait().with_context(|| format!("stop {}", self.name))?.is_none() {
             if Instant::now() > deadline {
                 bail!("{} does not end on SIGTERM{}", self.name, self.last_words());
             }
             thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Sends it a signal, by its name without `SIG`.
+    pub(crate) fn signal(&self, signal: &str) -> Result<()> {
+        // The shell's own kill: a small machine may lack the program.
+        let asked = Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.child.id())]).status();
+        let context = || format!("send SIG{signal} to {}", self.name);
+        if !asked.with_context(context)?.success() {
+            bail!("cannot {}", context());
         }
         Ok(())
     }

@@ -11,6 +11,10 @@ const GENEROUS = 20_000;
 const SHORT = 500;
 const ROUNDS = 10;
 const LIMIT = 10;
+// Connections to one who hangs up, for so long.
+const STORM = 12_000;
+// A constant, as it stands in code that knows nothing of its caller's deadline.
+const FIXED = 60_000;
 // Methods of the chain must be known to the server before.
 const NUMBERED = 20_000;
 // A reset of the last call shall reach the wire before the connection goes.
@@ -66,10 +70,17 @@ function retries(code) {
 const ROUND_ROBIN = {
   'grpc.service_config': JSON.stringify({ loadBalancingConfig: [{ round_robin: {} }], methodConfig: [] }),
 };
+const keepalive = (time, timeout) => ({
+  'grpc.keepalive_time_ms': time, 'grpc.keepalive_timeout_ms': timeout, 'grpc.keepalive_permit_without_calls': 1,
+});
 const CLIENT_OPTIONS = {
   retry_not_retryable: retries('INVALID_ARGUMENT'),
   retry_storm: retries('UNAVAILABLE'),
   too_many_pings: { 'grpc.keepalive_time_ms': 1000, 'grpc.keepalive_permit_without_calls': 1 },
+  kept_alive: keepalive(1000, 5000),
+  ping_unanswered: keepalive(3000, 3000),
+  obedient: retries('UNAVAILABLE'),
+  reconnect_storm: { 'grpc.initial_reconnect_backoff_ms': 20, 'grpc.max_reconnect_backoff_ms': 50 },
   balanced: ROUND_ROBIN,
   healthy: ROUND_ROBIN,
 }[args.scenario];
@@ -86,12 +97,14 @@ class Next {
       this.client.waitForReady(Date.now() + 60_000, (error) => error ? reject(error) : resolve()));
   }
   // Makes a unary call; `wrongly` names what it provokes besides a missing or an exceeded deadline. `started` gets the call.
-  call(method, text, options, trace, wrongly, started = () => {}) {
+  // `attempts` says how many there were before it.
+  call(method, text, options, trace, wrongly, { started = () => {}, attempts = 0 } = {}) {
     made += 1;
     return new Promise((resolve) => {
       const since = nowNs();
       const metadata = new grpc.Metadata();
       if (trace) metadata.set('traceparent', trace);
+      if (attempts) metadata.set('grpc-previous-rpc-attempts', String(attempts));
       const of = { side: 'client', rpc_method: SERVICE + method };
       started(this.client.makeUnaryRequest(of.rpc_method, same, same, Buffer.from(text), metadata, options, (error, reply) => {
         const passedOn = options.parent && (options.propagate_flags ?? 1) & 1;
@@ -138,7 +151,9 @@ class Hop {
     const [op, ...words] = text.split(' ');
     const inbound = (name) => call.metadata.get(name)[0];
     let [error, reply] = [null, text];
-    if (op === 'cancelled') {
+    if (op === 'here') {
+      await sleep(Number(words[0]));
+    } else if (op === 'cancelled') {
       await this.ignoreCancellation(call, inbound('traceparent'));
     } else if (this.next) {
       const answer = await this.handOn(call, method, text, inbound('traceparent'));
@@ -149,7 +164,8 @@ class Hop {
     } else if (op === 'hang') {
       await new Promise((resolve) => call.once('cancelled', resolve));
     } else if (op === 'flaky' && Number(inbound('grpc-previous-rpc-attempts') ?? 0) < Number(words[0])) {
-      error = { code: Number(words[1]), details: 'try again' };
+      error = { code: Number(words[1]), details: 'try again', metadata: new grpc.Metadata() };
+      if (words[2]) error.metadata.set('grpc-retry-pushback-ms', words[2]);
     } else if (op === 'peer') {
       reply = call.getPeer();
     }
@@ -183,6 +199,10 @@ class Hop {
     if (args.scenario === 'deadline_dropped') {
       const options = { parent: call, propagate_flags: DEFAULTS & ~DEADLINE };
       return this.next.call(method, text, options, trace, 'deadline_dropped');
+    }
+    if (args.scenario === 'deadline_fixed') {
+      const options = { parent: call, propagate_flags: DEFAULTS & ~DEADLINE, deadline: Date.now() + FIXED };
+      return this.next.call(method, text, options, trace);
     }
     return this.next.call(method, text, { parent: call }, trace);
   }
@@ -256,7 +276,35 @@ async function load() {
   await Promise.all(Array.from({ length: concurrency }, work));
 }
 
+// A stream on which nothing happens, for a while.
+async function silence() {
+  const call = next.stream('endless 1 10');
+  await new Promise((resolve) => call.once('data', resolve));
+  await sleep(7000);
+  call.cancel();
+}
+
+// Texts of calls that are pushed back by so much, or for ever, in turn.
+const pushedBack = (ms) => Array.from({ length: ROUNDS }, (_, n) => n % 2 ? 'flaky 2 14 -1' : `flaky 2 14 ${ms}`);
+
+// Calls that are given up, and whose callee works on: half of them by hand, half at their deadlines.
+async function givesUp(afterwards) {
+  const cancel = (call) => setTimeout(() => call.cancel(), SHORT);
+  await rounds(ROUNDS / 2, async () => {
+    let since = nowNs();
+    await next.call('Get', 'slow 1200', { deadline: Date.now() + GENEROUS }, trace(), undefined, { started: cancel });
+    await sleep(1000);
+    afterwards(since, false);
+    since = nowNs();
+    await get('slow 1200', SHORT);
+    await sleep(1000);
+    afterwards(since, true);
+  });
+}
+
 const handedOn = () => rounds(2 * ROUNDS, () => get('ok'));
+
+const neverReady = () => new Promise((resolve) => next.client.waitForReady(Date.now() + STORM, resolve));
 
 const CALLERS = {
   no_deadline: () => rounds(ROUNDS, async () => { await get('ok', 0); await get('ok'); }),
@@ -267,7 +315,7 @@ const CALLERS = {
   deadline_dropped: handedOn,
   ignores_cancellation: () => rounds(ROUNDS / 2, async () => {
     const cancel = (call) => setTimeout(() => call.cancel(), 500);
-    await next.call('Get', 'cancelled', { deadline: Date.now() + GENEROUS }, trace(), undefined, cancel);
+    await next.call('Get', 'cancelled', { deadline: Date.now() + GENEROUS }, trace(), undefined, { started: cancel });
     await sleep(2000);
   }),
   retry_not_retryable: () => rounds(ROUNDS, async () => {
@@ -281,6 +329,22 @@ const CALLERS = {
     const since = nowNs();
     await rounds(12 * ROUNDS, () => get('flaky 2 14'));
     both('retry_storm', since, { rpc_method: SERVICE + 'Get', lasts: true });
+  },
+  // A retry layer of one's own, with a backoff of its own.
+  retry_pushback_ignored: async () => {
+    for (const text of pushedBack(2000)) {
+      const [cause, of] = [text.endsWith('-1') ? 'do_not_retry' : 'too_early', trace()];
+      for (let attempts = 0; attempts < 3; attempts += 1) {
+        const since = nowNs();
+        await next.call('Get', text, { deadline: Date.now() + GENEROUS }, of, undefined, { attempts });
+        if (attempts) both('retry_pushback_ignored', since, { rpc_method: SERVICE + 'Get', cause });
+        await sleep(50);
+      }
+    }
+  },
+  // gRPC's own retries.
+  obedient: async () => {
+    for (const text of pushedBack(300)) await get(text);
   },
   max_connection_age: async () => {
     let [since, peer, changes] = [nowNs(), null, 4];
@@ -325,6 +389,58 @@ const CALLERS = {
     both('half_closed_leak', since, { cause: 'server_silent', rpc_method: SERVICE + 'List', lasts: true });
     call.cancel();
   },
+  kept_alive: silence,
+  idle_stream: async () => {
+    const since = nowNs();
+    await silence();
+    both('idle_stream', since, { rpc_method: SERVICE + 'List', lasts: true });
+  },
+  ping_unanswered: async () => {
+    await get('ok');
+    // The callee's own PINGs are answered by then.
+    await sleep(1000);
+    const since = nowNs();
+    say({ idle: true });
+    // Nothing of grpc-js keeps an idle process alive.
+    const awake = setInterval(() => {}, 1000);
+    await new Promise((resolve) => {
+      next.client.getChannel().watchConnectivityState(grpc.connectivityState.READY, Infinity, resolve);
+    });
+    clearInterval(awake);
+    provokes('ping_unanswered', since, { side: 'client', cause: 'peer' });
+  },
+  // What the gateway answers: an HTTP status, and a gRPC status if it has one.
+  http_status_mismatch: () => rounds(ROUNDS / 2, async () => {
+    const answers = { '204 14': 'error', '429 8': 'error', '500 0': 'ok', '401 16': null, '502': null, '200 5': null };
+    for (const [answer, cause] of Object.entries(answers)) {
+      const since = nowNs();
+      const { code } = await get(`answer ${answer}`);
+      if (!cause) continue;
+      if (String(code) !== answer.split(' ')[1]) throw new Error(`${answer} is ${code}`);
+      both('http_status_mismatch', since, { rpc_method: SERVICE + 'Get', cause });
+    }
+  }),
+  // A backoff that is far too short.
+  reconnect_storm: async () => {
+    provokes('reconnect_storm', nowNs(), { side: 'client', lasts: true });
+    await neverReady();
+  },
+  patient: () => neverReady(),
+  deadline_fixed: async () => {
+    const since = nowNs();
+    // While these are open, nothing tells to which call another one belongs.
+    const held = [get('here 8000'), get('here 8000')];
+    await sleep(1000);
+    await rounds(4 * ROUNDS, () => get('ok'));
+    provokes('deadline_fixed', since, { side: 'client', rpc_method: SERVICE + 'Get', service: args.callee, lasts: true });
+    await Promise.all(held);
+  },
+  heeded: () => givesUp(() => {}),
+  work_after_end: () => givesUp((since, atDeadline) => {
+    const of = { side: 'server', service: args.callee };
+    provokes('work_after_end', since, of);
+    if (atDeadline) provokes('deadline_exceeded', since, { ...of, rpc_method: SERVICE + 'Get' });
+  }),
   server_dies: async () => {
     await get('ok');
     const streams = Array.from({ length: 5 }, () => next.stream('endless 1 10'));
@@ -345,7 +461,7 @@ const CALLERS = {
 };
 
 async function call() {
-  await next.ready();
+  if (!['reconnect_storm', 'patient'].includes(args.scenario)) await next.ready();
   await CALLERS[args.scenario]();
   await sleep(LINGER_MS);
   next.client.close();

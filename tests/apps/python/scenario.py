@@ -19,14 +19,28 @@ ROUNDS = 10
 # What is longer than this in `time_remaining` is no deadline.
 NEVER = 1e6
 LIMIT = 10
+# Seconds of connections to one who hangs up.
+STORM = 12.0
 # A reset of the last call shall reach the wire before the connection goes.
 LINGER = 0.2
 NAME = os.environ.get("OTEL_SERVICE_NAME", "grpcio")
 CODES = {code.value[0]: code for code in grpc.StatusCode}
+# A constant, as it stands in code that knows nothing of its caller's deadline.
+FIXED = 60.0
+ANY_PINGS = [("grpc.http2.min_ping_interval_without_data_ms", 100), ("grpc.http2.max_ping_strikes", 0)]
 SERVER_OPTIONS = {
+    "idle_stream": ANY_PINGS,
+    "ping_unanswered": ANY_PINGS,
     "stream_limit": [("grpc.max_concurrent_streams", LIMIT)],
     "max_connection_age": [("grpc.max_connection_age_ms", 1_000), ("grpc.max_connection_age_grace_ms", 5_000)],
 }
+
+
+def keepalive(time_ms, timeout_ms):
+    # Without calls it is the timeout of PINGs alone that ends a connection.
+    return [("grpc.keepalive_time_ms", time_ms), ("grpc.keepalive_timeout_ms", timeout_ms),
+            ("grpc.http2.ping_timeout_ms", timeout_ms), ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0)]
 
 
 def retries(code):
@@ -45,6 +59,11 @@ CLIENT_OPTIONS = {
                        ("grpc.http2.max_pings_without_data", 0)],
     # Windows that do not grow.
     "slow_reader": [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 16)],
+    "kept_alive": keepalive(1_000, 5_000),
+    "ping_unanswered": keepalive(3_000, 3_000),
+    "obedient": retries("UNAVAILABLE"),
+    # Otherwise the C-core takes the number of attempts for its own, and away.
+    "retry_pushback_ignored": [("grpc.enable_retries", 0)],
     "balanced": ROUND_ROBIN,
     "healthy": ROUND_ROBIN,
 }
@@ -84,6 +103,9 @@ class Next:
         # Threads take numbers from it: the next one is how many there were.
         self.numbers = itertools.count()
         options = CLIENT_OPTIONS.get(arguments.scenario, [])
+        if arguments.apart:
+            # Otherwise channels to the same address share a connection.
+            options = [*options, ("grpc.use_local_subchannel_pool", 1)]
         target = f"ipv4:{arguments.next}"
         options = [*options, ("grpc.enable_http_proxy", 0), ("grpc.default_authority", "hop.test")]
         self.channel = grpc.insecure_channel(target, options=options)
@@ -91,11 +113,14 @@ class Next:
     def wait(self):
         grpc.channel_ready_future(self.channel).result(timeout=60)
 
-    def call(self, method, text, timeout, trace=None, wrongly=None):
-        """Makes a unary call; `wrongly` names what it provokes besides a missing or an exceeded deadline."""
+    def call(self, method, text, timeout, trace=None, wrongly=None, attempts=0):
+        """Makes a unary call; `wrongly` names what it provokes besides a missing or an exceeded deadline, `attempts` says how
+        many there were before it."""
         since, path = time.time_ns(), SERVICE + method
         next(self.numbers)
-        metadata = [("traceparent", trace)] if trace else None
+        metadata = [("traceparent", trace)] if trace else []
+        if attempts:
+            metadata.append(("grpc-previous-rpc-attempts", str(attempts)))
         code, reply = 0, b""
         try:
             reply = self.channel.unary_unary(path)(text.encode(), timeout=timeout, metadata=metadata)
@@ -151,6 +176,9 @@ class Hop(grpc.GenericRpcHandler):
         metadata = dict(context.invocation_metadata())
         if op == "cancelled":
             return self.ignore_cancellation(context, metadata.get("traceparent"))
+        if op == "here":
+            time.sleep(float(arguments[0]) / 1e3)
+            return text
         if self.next:
             return self.hand_on(text, context, method, metadata.get("traceparent"))
         if op == "slow":
@@ -161,6 +189,8 @@ class Hop(grpc.GenericRpcHandler):
                 over.wait()
         elif op == "flaky":
             if int(metadata.get("grpc-previous-rpc-attempts", 0)) < int(arguments[0]):
+                if len(arguments) > 2:
+                    context.set_trailing_metadata((("grpc-retry-pushback-ms", arguments[2]),))
                 context.abort(CODES[int(arguments[1])], "try again")
         elif op == "peer":
             return context.peer().encode()
@@ -187,6 +217,8 @@ class Hop(grpc.GenericRpcHandler):
             timeout, wrongly = self.about(2 * GENEROUS), "deadline_reset"
         elif self.scenario == "deadline_dropped":
             timeout, wrongly = None, "deadline_dropped"
+        elif self.scenario == "deadline_fixed":
+            timeout = FIXED
         code, reply = self.next.call(method[len(SERVICE):], text.decode(), timeout, trace, wrongly)
         if code:
             context.abort(CODES[code], "by the next hop")
@@ -229,7 +261,7 @@ class Caller:
 
     def __init__(self, arguments, truth):
         self.arguments, self.truth, self.next = arguments, truth, Next(arguments, truth)
-        self.dice = random.Random(7)
+        self.dice = random.Random(arguments.scenario)
 
     def trace(self):
         if self.arguments.no_trace:
@@ -303,6 +335,26 @@ class Caller:
             peer = now or peer
             time.sleep(0.02)
 
+    def pushed_back(self, timeout):
+        for round_of in range(ROUNDS):
+            yield "flaky 2 14 -1" if round_of % 2 else f"flaky 2 14 {timeout}"
+
+    def retry_pushback_ignored(self):
+        """A retry layer of one's own, with a backoff of its own."""
+        for text in self.pushed_back(2_000):
+            cause, trace = "do_not_retry" if text.endswith("-1") else "too_early", self.trace()
+            for attempts in range(3):
+                since = time.time_ns()
+                self.next.call("Get", text, GENEROUS, trace, attempts=attempts)
+                if attempts:
+                    self.both("retry_pushback_ignored", since, method=SERVICE + "Get", cause=cause)
+                time.sleep(0.05)
+
+    def obedient(self):
+        """gRPC's own retries."""
+        for text in self.pushed_back(300):
+            self.get(text)
+
     def max_connection_age(self):
         self.peers("goaway", "max_age", 4, "peer")
 
@@ -342,6 +394,99 @@ class Caller:
         self.both("half_closed_leak", since, cause="server_silent", method=SERVICE + "List", lasts=True)
         call.cancel()
 
+    def kept_alive(self):
+        call = self.next.stream("endless 1 10", GENEROUS)
+        next(call)
+        time.sleep(7)
+        call.cancel()
+
+    def idle_stream(self):
+        since = time.time_ns()
+        self.kept_alive()
+        self.both("idle_stream", since, method=SERVICE + "List", lasts=True)
+
+    def ping_unanswered(self):
+        ready, lost = threading.Event(), threading.Event()
+
+        def changed(state):
+            if state is grpc.ChannelConnectivity.READY:
+                ready.set()
+            elif ready.is_set():
+                lost.set()
+
+        self.next.channel.subscribe(changed)
+        self.get("ok")
+        ready.wait()
+        # The callee's own PINGs are answered by then.
+        time.sleep(1)
+        since = time.time_ns()
+        say({"idle": True})
+        lost.wait()
+        self.truth.provokes("ping_unanswered", since, "client", cause="peer")
+        # The C-core says so when it leaves.
+        self.truth.provokes("connection_error", since, "client", cause="enhance_your_calm")
+
+    def http_status_mismatch(self):
+        """What the gateway answers: an HTTP status, and a gRPC status if it has one. Not with messages: the C-core takes the
+        gRPC status of a response without any, and resets others by their HTTP status, so that they have one outcome alone."""
+        for answer, is_wrong in [("204 14", True), ("429 8", True), ("401 16", False), ("502", False),
+                                 ("200 5", False)] * (ROUNDS // 2):
+            since, (code, _) = time.time_ns(), self.get(f"answer {answer}")
+            if is_wrong:
+                assert str(code) == answer.split()[1], (answer, code)
+                self.both("http_status_mismatch", since, method=SERVICE + "Get", cause="error")
+
+    def reconnect_storm(self):
+        """A channel for each call, which is thrown away after it."""
+        self.truth.provokes("reconnect_storm", time.time_ns(), "client", lasts=True)
+        over = time.monotonic() + STORM
+        while time.monotonic() < over:
+            once = Next(self.arguments, self.truth)
+            once.call("Get", "ok", GENEROUS)
+            once.channel.close()
+
+    def patient(self):
+        """One channel, which is left to itself."""
+        try:
+            grpc.channel_ready_future(self.next.channel).result(timeout=STORM)
+        except grpc.FutureTimeoutError:
+            pass
+
+    def deadline_fixed(self):
+        since = time.time_ns()
+        # While these are open, nothing tells to which call another one belongs.
+        held = self.together(*[("here 8000",)] * 2)
+        time.sleep(1)
+        for _ in range(4 * ROUNDS):
+            self.get("ok")
+        self.truth.provokes("deadline_fixed", since, "client", SERVICE + "Get", service=self.arguments.callee, lasts=True)
+        for thread in held:
+            thread.join()
+
+    def gives_up(self):
+        """Calls that are given up, and whose callee works on: half of them by hand, half at their deadlines."""
+        for _ in range(ROUNDS // 2):
+            since = time.time_ns()
+            call = self.next.channel.unary_unary(SERVICE + "Get").future(b"slow 1200", timeout=GENEROUS)
+            time.sleep(SHORT)
+            call.cancel()
+            time.sleep(1)
+            yield since
+            since = time.time_ns()
+            self.get("slow 1200", SHORT)
+            time.sleep(1)
+            yield since
+
+    def heeded(self):
+        for _ in self.gives_up():
+            pass
+
+    def work_after_end(self):
+        for number, since in enumerate(self.gives_up()):
+            self.truth.provokes("work_after_end", since, "server", service=self.arguments.callee)
+            if number % 2:
+                self.truth.provokes("deadline_exceeded", since, "server", SERVICE + "Get", service=self.arguments.callee)
+
     def server_dies(self):
         self.get("ok")
         streams = [self.next.stream("endless 1 10", GENEROUS) for _ in range(5)]
@@ -363,7 +508,7 @@ class Caller:
         gap = self.arguments.concurrency / self.arguments.rate if self.arguments.rate else 0
 
         def work():
-            due = time.monotonic()
+            due, to = time.monotonic(), Next(self.arguments, self.truth) if self.arguments.apart else self.next
             while time.monotonic() < over:
                 with lock:
                     number = next(numbers, None)
@@ -371,7 +516,7 @@ class Caller:
                 if number is None:
                     return
                 method = f"C{number % (self.arguments.methods or self.arguments.calls)}" if self.arguments.calls else "Get"
-                self.next.call(method, "slow 5" if self.arguments.calls else "ok", GENEROUS, trace)
+                to.call(method, "slow 5" if self.arguments.calls else "ok", GENEROUS, trace)
                 due += gap
                 time.sleep(max(0.0, due - time.monotonic()))
 
@@ -396,7 +541,8 @@ class Caller:
 
 def call(arguments, truth):
     caller = Caller(arguments, truth)
-    caller.next.wait()
+    if arguments.scenario not in ("reconnect_storm", "patient"):
+        caller.next.wait()
     getattr(caller, arguments.scenario)()
     time.sleep(LINGER)
     caller.next.channel.close()
@@ -423,6 +569,7 @@ def main():
     parser.add_argument("--rate", type=float)
     parser.add_argument("--concurrency", type=int, default=1)
     parser.add_argument("--no-trace", action="store_true")
+    parser.add_argument("--apart", action="store_true")
     parser.add_argument("--truth", required=True)
     parser.add_argument("--while-stdin", action="store_true")
     arguments = parser.parse_args()

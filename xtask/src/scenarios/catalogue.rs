@@ -30,7 +30,8 @@ pub(super) struct Scenario {
 
 /// All of them.
 pub(super) fn scenarios() -> impl Iterator<Item = &'static Scenario> {
-    SCENARIOS.iter().chain(foreign::OF_TONIC).chain(foreign::SCENARIOS).chain(foreign::MIXED)
+    let foreign = foreign::SCENARIOS.iter().chain(foreign::MIXED).chain(foreign::APART_HOPS);
+    SCENARIOS.iter().chain(foreign::OF_TONIC).chain(foreign)
 }
 
 /// Those of the demo.

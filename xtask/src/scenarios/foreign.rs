@@ -11,12 +11,13 @@ use anyhow::Result;
 
 use super::catalogue::{HEALTHY, Scenario, TONIC};
 use super::links::{CALLS, CHAIN, Load, METHODS, MIDDLE};
+use super::peers::{self, beside, gateway, hangs_up, heedless, stops};
 use super::stage::{Process, Stage};
 use crate::repo;
 
 /// An implementation of gRPC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Language {
+pub(super) enum Language {
     /// grpcio, the C-core.
     Python,
     /// @grpc/grpc-js.
@@ -43,7 +44,7 @@ impl Language {
     }
 
     /// The program in its part of a scenario.
-    fn command(self, stage: &Stage, scenario: &str, arguments: &[&str]) -> Command {
+    pub(super) fn command(self, stage: &Stage, scenario: &str, arguments: &[&str]) -> Command {
         let (cache, apps) = (repo::cache(), repo::root().join("tests/apps"));
         let mut command = match self {
             Language::Python => {
@@ -96,6 +97,15 @@ scenarios! {
     "retry_storm", "a method most of whose calls are tried again", "{retry_storm: {window: 5s, calls: 50}}", false, pair: Python Node Go Tonic;
     "leaked_stream", "a stream of which the client waits for a server that is silent",
         "{lifecycle: {half_closed: 3s}}", false, pair: Python Node Go;
+    "idle_stream", "a stream on which nothing happens, beside one whose client sends PINGs",
+        "{lifecycle: {idle: 3s}}", false, beside: Python Node;
+    "ping_unanswered", "a server that is stopped, and whose client sends PINGs", "", false, stops: Python Node;
+    "retry_pushback_ignored", "a retry layer that does not know pushback, beside gRPC's own", "", false, beside: Python Node;
+    "http_status_mismatch", "a gateway without gRPC that answers calls by itself", "", false, gateway: Python Node;
+    "reconnect_storm", "a client that connects again and again to one who hangs up, beside one that waits",
+        "", false, hangs_up: Python Node;
+    "work_after_end", "a hand-written server that does not look at RST_STREAM, beside gRPC's own",
+        "", false, heedless: Python Node;
     "server_dies", "a server that dies with open streams", "", false, dies: Python Node Go;
     "pinned", "a client that takes the first of three backends, beside one that takes them in turn",
         "{pinned: {window: 12s}}", false, pinned: Python Node Go Tonic;
@@ -103,6 +113,7 @@ scenarios! {
         "{pinned: {window: 12s}}", false, scale_up: Python Tonic;
     "deadline_reset", "a hop that sets the deadline anew", "", false, hop: Python Node Go;
     "deadline_dropped", "a hop that does not hand the deadline on", "", false, hop: Python Node Go;
+    "deadline_fixed", "a hop that gives each call the same timeout", "", false, untraced: Python Node;
     "ignores_cancellation", "a handler that goes on calling when its caller has gone", "", false, hop: Python Node Go;
     "chain", "calls over a hop, of which is known what belongs to what", "", false, linked: Python Node Go Tonic;
     "healthy", "everything done right, under load, over a hop and two backends", "", false, healthy: Python Node Go;
@@ -151,6 +162,15 @@ mixed! {
     "deadline_dropped", "a hop of another implementation that does not hand the deadline on", hops;
     "ignores_cancellation", "a handler of another implementation that goes on calling when its caller has gone", hops;
 }
+
+/// Hops between a caller of grpcio, with a connection for each call, and a callee of grpcio.
+pub(super) const APART_HOPS: &[Scenario] = &[
+    mixed("h2, blocking", CHAIN, "calls over a hop that has a thread for each of them", linked_by_threads),
+    mixed("grpcio, apart", CHAIN, OVER_CONNECTIONS, |stage| linked_apart(stage, Language::Python)),
+    mixed("grpc-js, apart", CHAIN, OVER_CONNECTIONS, |stage| linked_apart(stage, Language::Node)),
+    mixed("grpc-go, apart", CHAIN, OVER_CONNECTIONS, |stage| linked_apart(stage, Language::Go)),
+];
+const OVER_CONNECTIONS: &str = "calls over a hop that has a connection for each of them";
 
 const fn mixed(
     implementation: &'static str,
@@ -252,18 +272,53 @@ fn hops(stage: &Stage, scenario: &str, [caller, middle, callee]: [Language; 3]) 
     callee.finish()
 }
 
+/// The same without a traceparent.
+fn untraced(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
+    let callee = serve(stage, "callee", language, scenario, &[])?;
+    let middle = serve(stage, MIDDLE, language, scenario, &["--next", callee.address()?])?;
+    let arguments = ["--next", middle.address()?, "--callee", MIDDLE, "--no-trace"];
+    call(stage, language, scenario, &arguments)?.ends()?;
+    middle.finish()?;
+    callee.finish()
+}
+
 /// The same chain under each load, with processes of its own for each.
 fn linked(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
     links(stage, scenario, [language; 3])
 }
 
 fn links(stage: &Stage, _: &str, [caller, middle, callee]: [Language; 3]) -> Result<()> {
+    linked_by(stage, [caller, callee], &[], |next| middle.command(stage, CHAIN, &["--serve", "--next", next]))
+}
+
+/// The same with a connection for each call in flight, over a hop that has a thread for each connection.
+fn linked_by_threads(stage: &Stage) -> Result<()> {
+    linked_by(stage, [Language::Python; 2], APART, peers::blocking)
+}
+
+/// The same over a hop whose threads are shared.
+fn linked_apart(stage: &Stage, middle: Language) -> Result<()> {
+    linked_by(stage, [Language::Python; 2], APART, |next| {
+        middle.command(stage, CHAIN, &["--serve", "--next", next])
+    })
+}
+
+/// The caller makes a connection for each call that is in flight.
+const APART: &[&str] = &["--apart"];
+
+fn linked_by(
+    stage: &Stage,
+    [caller, callee]: [Language; 2],
+    how: &[&str],
+    middle: impl Fn(&str) -> Command,
+) -> Result<()> {
     for load in Load::all() {
         let (calls, in_flight) = (CALLS.to_string(), load.in_flight.to_string());
         let methods = METHODS.to_string();
         let callee = serve(stage, &load.name("callee"), callee, CHAIN, &[])?;
-        let middle = serve(stage, &load.name(MIDDLE), middle, CHAIN, &["--next", callee.address()?])?;
+        let middle = stage.serve_as(&load.name(MIDDLE), middle(callee.address()?))?;
         let mut arguments = vec!["--next", middle.address()?, "--calls", &calls, "--concurrency", &in_flight];
+        arguments.extend(how);
         if !load.traceparent {
             arguments.extend(["--no-trace", "--methods", &methods]);
         }
@@ -274,7 +329,7 @@ fn links(stage: &Stage, _: &str, [caller, middle, callee]: [Language; 3]) -> Res
     Ok(())
 }
 
-fn serve(
+pub(super) fn serve(
     stage: &Stage,
     name: &str,
     language: Language,
@@ -284,6 +339,6 @@ fn serve(
     stage.serve_as(name, language.command(stage, scenario, &[&["--serve"], arguments].concat()))
 }
 
-fn call(stage: &Stage, language: Language, scenario: &str, arguments: &[&str]) -> Result<Process> {
+pub(super) fn call(stage: &Stage, language: Language, scenario: &str, arguments: &[&str]) -> Result<Process> {
     stage.start("caller", language.command(stage, scenario, arguments))
 }

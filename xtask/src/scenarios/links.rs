@@ -104,14 +104,15 @@ impl Links {
         Ok(())
     }
 
-    /// What keeps it from being right, if anything does: a trace id may not lie, other evidence is counted.
+    /// What keeps it from being right, if anything does: traces and threads may not lie, other evidence is counted.
     pub(super) fn fault(&self) -> Option<String> {
         let Links { in_flight, calls, .. } = self;
         if *calls != CALLS {
             return Some(format!("{calls} outbound calls of {CALLS} were seen with {in_flight} in flight"));
         }
-        (self.wrong.trace > 0)
-            .then(|| format!("{} links by trace are wrong with {in_flight} in flight", self.wrong.trace))
+        let wrong = [("trace", self.wrong.trace), ("thread", self.wrong.thread)];
+        let (by, count) = wrong.into_iter().find(|(_, count)| *count > 0)?;
+        Some(format!("{count} links by {by} are wrong with {in_flight} in flight"))
     }
 
     /// The object of the result; `implementation` is the one of the scenario.
@@ -176,19 +177,16 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_link_by_trace_is_a_fault_and_one_by_other_evidence_is_counted() {
+    fn a_wrong_link_by_trace_or_thread_is_a_fault_and_one_by_other_evidence_is_counted() {
         let (right, wrong) = (Some("s/C1"), Some("s/C2"));
         let mut lines = vec![link(7, "trace", "s/C1", right); CALLS - 1];
         lines.push(link(7, "sole", "s/C1", wrong));
         assert_eq!(of(&lines).expect("all lines are links").fault(), None);
-        lines[0] = link(7, "trace", "s/C1", wrong);
-        assert!(
-            of(&lines)
-                .expect("all lines are links")
-                .fault()
-                .expect("it is wrong")
-                .starts_with("1 links by trace")
-        );
+        for evidence in ["trace", "thread"] {
+            lines[0] = link(7, evidence, "s/C1", wrong);
+            let fault = of(&lines).expect("all lines are links").fault().expect("it is wrong");
+            assert!(fault.starts_with(&format!("1 links by {evidence}")), "{fault}");
+        }
     }
 
     #[test]

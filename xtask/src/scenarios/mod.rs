@@ -17,6 +17,7 @@ mod flow_control;
 mod foreign;
 mod healthy;
 mod links;
+mod peers;
 mod report;
 
 use std::time::{Duration, Instant};

@@ -223,6 +223,11 @@ impl Process {
         self.ends()
     }
 
+    /// Stops it as it stands.
+    pub(super) fn stop(&self) -> Result<()> {
+        self.running.signal("STOP")
+    }
+
     /// Ends it without a word.
     pub(super) fn kill(self) -> Result<()> {
         self.running.kill()
