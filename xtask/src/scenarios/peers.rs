@@ -1,18 +1,17 @@
 //! Peers that are not what gRPC expects: stopped, without gRPC, hand-written, or gone. Beside the caller that runs into one there
 //! is another that does the same in good order, and of which nothing may be found.
 
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use super::delay::Delay;
 use super::foreign::{Language, call, serve};
 use super::stage::{Process, Stage};
 use crate::repo;
-
-/// Nobody listens there (tcpmux), so that a proxy to it hangs up at once.
-const NOBODY: &str = "127.0.0.1:1";
 
 /// A caller and its callee, and another caller of the same callee.
 pub(super) fn beside(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
@@ -44,13 +43,27 @@ pub(super) fn gateway(stage: &Stage, scenario: &str, language: Language) -> Resu
     callee.finish()
 }
 
-/// Two callers of a balancer whose backend is gone: it takes each connection and drops it.
+/// Two callers of a balancer whose backend is gone: it takes each connection, and drops it.
 pub(super) fn hangs_up(stage: &Stage, scenario: &str, language: Language) -> Result<()> {
-    let balancer = Delay::start(NOBODY, Duration::ZERO)?;
-    let address = balancer.address().to_string();
+    let address = balancer()?.to_string();
     let other = other(stage, language, scenario, &["--next", &address])?;
     call(stage, language, scenario, &["--next", &address])?.ends()?;
     other.ends()
+}
+
+/// Looks for its backend when a client has said something. One that drops connections before that leaves nothing that could be
+/// seen, if it is faster than the client.
+fn balancer() -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("listen for the balancer")?;
+    let address = listener.local_addr().context("ask where the balancer listens")?;
+    thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            // Whatever it is, or if it is nothing: there is no backend.
+            let _ = client.set_read_timeout(Some(Duration::from_secs(1)));
+            let _ = client.read(&mut [0; 1024]);
+        }
+    });
+    Ok(address)
 }
 
 /// A caller of a hand-written callee, and one of a callee with the implementation's own streams; both give calls up.
