@@ -103,7 +103,7 @@ scenarios! {
     "retry_pushback_ignored", "a retry layer that does not know pushback, beside gRPC's own", "", false, beside: Python Node;
     "http_status_mismatch", "a gateway without gRPC that answers calls by itself", "", false, gateway: Python Node;
     "reconnect_storm", "a client that connects again and again to one who hangs up, beside one that waits",
-        "", false, hangs_up: Python Node;
+        "", false, hangs_up: Node;
     "work_after_end", "a hand-written server that does not look at RST_STREAM, beside gRPC's own",
         "", false, heedless: Python Node;
     "server_dies", "a server that dies with open streams", "", false, dies: Python Node Go;
