@@ -20,7 +20,6 @@ ROUNDS = 10
 NEVER = 1e6
 LIMIT = 10
 # Seconds of connections to one who hangs up.
-STORM = 12.0
 # A reset of the last call shall reach the wire before the connection goes.
 LINGER = 0.2
 NAME = os.environ.get("OTEL_SERVICE_NAME", "grpcio")
@@ -436,22 +435,6 @@ class Caller:
                 assert str(code) == answer.split()[1], (answer, code)
                 self.both("http_status_mismatch", since, method=SERVICE + "Get", cause="error")
 
-    def reconnect_storm(self):
-        """A channel for each call, which is thrown away after it."""
-        self.truth.provokes("reconnect_storm", time.time_ns(), "client", lasts=True)
-        over = time.monotonic() + STORM
-        while time.monotonic() < over:
-            once = Next(self.arguments, self.truth)
-            once.call("Get", "ok", GENEROUS)
-            once.channel.close()
-
-    def patient(self):
-        """One channel, which is left to itself."""
-        try:
-            grpc.channel_ready_future(self.next.channel).result(timeout=STORM)
-        except grpc.FutureTimeoutError:
-            pass
-
     def deadline_fixed(self):
         since = time.time_ns()
         # While these are open, nothing tells to which call another one belongs.
@@ -541,8 +524,7 @@ class Caller:
 
 def call(arguments, truth):
     caller = Caller(arguments, truth)
-    if arguments.scenario not in ("reconnect_storm", "patient"):
-        caller.next.wait()
+    caller.next.wait()
     getattr(caller, arguments.scenario)()
     time.sleep(LINGER)
     caller.next.channel.close()
