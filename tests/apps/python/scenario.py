@@ -19,7 +19,6 @@ ROUNDS = 10
 # What is longer than this in `time_remaining` is no deadline.
 NEVER = 1e6
 LIMIT = 10
-# Seconds of connections to one who hangs up.
 # A reset of the last call shall reach the wire before the connection goes.
 LINGER = 0.2
 NAME = os.environ.get("OTEL_SERVICE_NAME", "grpcio")
