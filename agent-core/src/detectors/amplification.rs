@@ -87,10 +87,10 @@ pub(super) fn handle_inbound_started(
         let all = on_it().count() == attempts as usize;
         on_it().find(goes_on).filter(|_| all)
     };
+    // Nearly all calls are first attempts: nothing is searched for them.
     let open = || {
-        process
-            .only_of_trace(call.traces)
-            .filter(|earlier| attempts == 1 && earlier.connection == call.connection)
+        let only = if attempts == 1 { process.only_of_trace(call.traces) } else { None };
+        only.filter(|earlier| earlier.connection == call.connection)
             .filter(|earlier| earlier.state == State::Open && earlier.previous_attempts == 0)
             .filter(same_method)
     };
