@@ -246,7 +246,7 @@ pub(super) fn handle_timeout(
     out: &mut Out,
 ) {
     while let Some((_, id, flow)) = notices.0.pop_front_if(|(due, ..)| *due <= now) {
-        if let Some(connection) = connections.get_mut(&id) {
+        if let Some(connection) = connections.get_mut(id) {
             tell_notice(thresholds, connection, flow, now, out);
         }
     }

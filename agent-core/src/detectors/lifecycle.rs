@@ -133,7 +133,7 @@ impl Lifecycle {
         }
         self.looked = Some(now);
         visit(&mut |call| {
-            if let Some(connection) = connections.get(&call.connection)
+            if let Some(connection) = connections.get(call.connection)
                 && let Some(claim) = judge(thresholds, connection, call, now)
             {
                 self.speak(connection, call, claim, now, out);

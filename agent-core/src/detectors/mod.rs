@@ -10,6 +10,7 @@
 mod party;
 mod finding;
 mod lasting;
+mod watched;
 mod balance;
 pub mod pinned;
 pub mod starved;
@@ -37,18 +38,17 @@ mod memory;
 #[cfg(test)]
 mod synthetic;
 
-use std::collections::{HashMap, VecDeque};
-
-use foldhash::quality::RandomState;
+use std::collections::VecDeque;
 
 use crate::input::{ConnectionId, Timestamp};
-use crate::observation::{Call, CallStarted, Observation, OpenCall, Side, Sync};
+use crate::observation::{Call, CallStarted, EndedBy, Observation, OpenCall, Side, Sync};
 use crate::observer::Observer;
 
 pub use balance::{Balanced, Served, Spread};
 pub use finding::{About, Claims, Finding, Level, Name, Value, Verdict};
 pub use party::{End, Owner, Party, ProcessId};
 pub use wasted::{Wasted, Work};
+pub(crate) use watched::{Connections, Watched};
 
 macro_rules! claims {
     ($($(#[$doc:meta])* $variant:ident($detector:ident),)*) => {
@@ -171,67 +171,6 @@ pub struct Detectors {
     tick: Option<Timestamp>,
 }
 
-/// The connections that are watched.
-type Connections = HashMap<ConnectionId, Watched, RandomState>;
-
-/// What detectors know of a connection.
-///
-/// In the order of use: what every call needs stands in front.
-#[derive(Debug)]
-#[repr(C)]
-pub(crate) struct Watched {
-    connection: ConnectionId,
-    side: Option<Side>,
-    sync: Sync,
-    stream_limit: stream_limit::OfConnection,
-    correlation: correlation::OfConnection,
-    retry_storm: retry_storm::OfConnection,
-    load: balance::Load,
-    party: Party,
-    health: connection_health::OfConnection,
-    /// Set by the first stall.
-    flow_control: Option<Box<flow_control::Remembered>>,
-}
-
-impl Watched {
-    fn new(connection: ConnectionId, party: Party) -> Watched {
-        Watched {
-            connection,
-            party,
-            side: None,
-            sync: Sync::Synced,
-            load: balance::Load::default(),
-            stream_limit: stream_limit::OfConnection::default(),
-            health: connection_health::OfConnection::default(),
-            retry_storm: retry_storm::OfConnection::default(),
-            flow_control: None,
-            correlation: correlation::OfConnection::default(),
-        }
-    }
-
-    /// This connection, as what a finding is about.
-    fn about(&self) -> About {
-        About {
-            owner: self.party.owner.clone(),
-            connection: Some(self.connection),
-            side: self.side,
-            ..About::default()
-        }
-    }
-
-    /// A call of this connection, as what a finding is about.
-    fn call(&self, call: &impl OfCall) -> About {
-        About {
-            owner: self.party.owner.clone(),
-            connection: Some(self.connection),
-            stream: Some(call.stream()),
-            side: self.side,
-            method: call.method().cloned(),
-            peer: None,
-        }
-    }
-}
-
 /// A call, whatever is known of it.
 trait OfCall {
     fn stream(&self) -> u32;
@@ -304,7 +243,7 @@ impl Detectors {
             thresholds,
             balance: balance::Balance::default(),
             reconnects: reconnects::Reconnects::default(),
-            connections: HashMap::default(),
+            connections: Connections::default(),
             notices: connection_health::Notices::default(),
             retries: retries::Retries::default(),
             retry_storms: retry_storm::RetryStorms::default(),
@@ -320,21 +259,21 @@ impl Detectors {
     pub fn handle_connection(&mut self, connection: ConnectionId, party: Party) {
         let mut watched = Watched::new(connection, party);
         self.hops.enter(&mut watched);
-        if let Some(mut before) = self.connections.insert(connection, watched) {
+        if let Some(mut before) = self.connections.insert(watched) {
             self.hops.leave(&mut before);
         }
     }
 
     /// A connection of which nothing was observed has ended.
     pub fn forget(&mut self, connection: ConnectionId) {
-        if let Some(mut connection) = self.connections.remove(&connection) {
+        if let Some(mut connection) = self.connections.remove(connection) {
             self.hops.leave(&mut connection);
         }
     }
 
     /// Takes an observation. Those of connections that were not announced are ignored.
     pub fn handle_observation(&mut self, observation: &Observation) {
-        let Some(connection) = self.connections.get_mut(&observation.connection()) else { return };
+        let Some(connection) = self.connections.get_mut(observation.connection()) else { return };
         let (thresholds, out) = (&self.thresholds, &mut self.out);
         match observation {
             Observation::Connection(status) => {
@@ -357,7 +296,8 @@ impl Detectors {
                 self.hops.handle_call_started(thresholds, connection, call, out);
             }
             Observation::CallEnded(call) => {
-                connection.load.handle_call_ended(call);
+                // Something was answered on it, if the server has ended the call.
+                connection.answered |= call.ended_by == Some(EndedBy::Server);
                 deadlines::handle_call_ended(&thresholds.deadlines, connection, call, out);
                 stream_limit::handle_call_ended(connection, call, out);
                 self.retries.handle_call_ended(connection, call);
@@ -395,11 +335,11 @@ impl Detectors {
                 );
                 let thresholds = &thresholds.connection_health;
                 connection_health::handle_connection_ended(thresholds, connection, summary.closed, out);
-                self.connections.remove(&summary.connection);
+                self.connections.remove(summary.connection);
             }
             Observation::RequestEnded(ended) => self.hops.handle_request_ended(connection, ended),
             Observation::LateWork(work) => self.hops.handle_late_work(thresholds, connection, work, out),
-            Observation::ExchangeEnded(_) => connection.load.handle_exchange_ended(),
+            Observation::ExchangeEnded(_) => connection.answered = true,
             Observation::Authority(authority) => connection.load.handle_authority(&authority.authority),
             Observation::Intermediary(_) => connection.load.handle_intermediary(),
             Observation::Frame(_) | Observation::Anomaly(_) => {}
@@ -423,12 +363,12 @@ impl Detectors {
             self.lifecycle.handle_timeout(&thresholds.lifecycle, connections, visit, now, out);
             self.abrupt_ends.handle_timeout(&thresholds.abrupt_end, now, out);
             observer.visit_stream_limits(|limit| {
-                if let Some(connection) = connections.get_mut(&limit.connection) {
+                if let Some(connection) = connections.get_mut(limit.connection) {
                     stream_limit::handle_at_limit(&thresholds.stream_limit, connection, &limit, now, out);
                 }
             });
             observer.visit_open_stalls(|stall| {
-                if let Some(connection) = self.connections.get_mut(&stall.connection) {
+                if let Some(connection) = self.connections.get_mut(stall.connection) {
                     let thresholds = &self.thresholds.flow_control;
                     flow_control::handle_open_stall(thresholds, connection, &stall, now, &mut self.out);
                 }

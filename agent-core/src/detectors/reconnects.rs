@@ -149,7 +149,7 @@ impl Reconnects {
         summary: &ConnectionSummary,
     ) {
         let load = &watched.load;
-        let is_attempt = summary.has_ended && load.from_start && !load.graceful && !load.answered;
+        let is_attempt = summary.has_ended && load.from_start && !load.graceful && !watched.answered;
         if !is_attempt || watched.side != Some(Side::Client) {
             return;
         }

@@ -71,9 +71,13 @@ impl fmt::Display for Claim {
     }
 }
 
-/// Calls of a connection that have not been added up: a few methods, found by their address.
+/// Calls of a connection that have not been added up: a few methods, found by their address. Most connections have one
+/// at a time, which stands in front.
 #[derive(Debug, Default)]
-pub(super) struct OfConnection(Vec<Counts>);
+pub(super) struct OfConnection {
+    first: Option<Counts>,
+    others: Vec<Counts>,
+}
 
 /// Methods of a connection that are counted apart between two looks.
 const METHODS: usize = 64;
@@ -81,11 +85,28 @@ const METHODS: usize = 64;
 #[derive(Debug)]
 struct Counts {
     method: Arc<str>,
-    side: Side,
-    calls: u64,
-    retries: u64,
+    calls: u32,
+    retries: u32,
     /// Calls of which it is not known.
-    unknown: u64,
+    unknown: u32,
+    side: Side,
+}
+
+impl Counts {
+    fn new(call: &CallStarted, method: &Arc<str>) -> Counts {
+        let side = Side::of(call.client_flow);
+        Counts { method: Arc::clone(method), calls: 0, retries: 0, unknown: 0, side }
+    }
+
+    fn count(&mut self, previous_attempts: Option<u32>, sync: Sync) {
+        let (counted, retries) = match previous_attempts {
+            Some(0) | None if sync != Sync::Synced => (&mut self.unknown, 0),
+            Some(0) | None => (&mut self.calls, 0),
+            Some(_) => (&mut self.calls, 1),
+        };
+        *counted = counted.saturating_add(1);
+        self.retries = self.retries.saturating_add(retries);
+    }
 }
 
 /// The windows of methods that are retried.
@@ -124,32 +145,31 @@ impl RetryStorms {
     /// Counts a call.
     pub(super) fn handle_call_started(&mut self, connection: &mut Watched, call: &CallStarted) {
         let Some(method) = &call.method else { return };
-        let counts = &mut connection.retry_storm.0;
-        let at = match counts.iter().position(|counts| Arc::ptr_eq(&counts.method, method)) {
-            Some(at) => at,
-            None if counts.len() >= METHODS => {
-                self.forgotten = self.forgotten.saturating_add(1);
-                return;
+        let of = &mut connection.retry_storm;
+        let is_of = |counts: &Counts| Arc::ptr_eq(&counts.method, method);
+        let counts = match &mut of.first {
+            Some(first) if is_of(first) => first,
+            Some(_) => {
+                let at = match of.others.iter().position(is_of) {
+                    Some(at) => at,
+                    None if of.others.len() + 1 >= METHODS => {
+                        self.forgotten = self.forgotten.saturating_add(1);
+                        return;
+                    }
+                    None => {
+                        of.others.push(Counts::new(call, method));
+                        of.others.len() - 1
+                    }
+                };
+                let Some(counts) = of.others.get_mut(at) else { return };
+                counts
             }
-            None => {
-                if counts.is_empty() {
-                    self.touched.push(connection.connection);
-                }
-                let side = Side::of(call.client_flow);
-                counts.push(Counts { method: Arc::clone(method), side, calls: 0, retries: 0, unknown: 0 });
-                counts.len() - 1
+            first @ None => {
+                self.touched.push(connection.connection);
+                first.insert(Counts::new(call, method))
             }
         };
-        if let Some(counts) = counts.get_mut(at) {
-            match call.previous_attempts {
-                Some(0) | None if connection.sync != Sync::Synced => counts.unknown += 1,
-                Some(0) | None => counts.calls += 1,
-                Some(_) => {
-                    counts.calls += 1;
-                    counts.retries += 1;
-                }
-            }
-        }
+        counts.count(call.previous_attempts, connection.sync);
     }
 
     /// Adds up what a connection has counted, before it is forgotten.
@@ -159,7 +179,8 @@ impl RetryStorms {
         connection: &mut Watched,
         now: Timestamp,
     ) {
-        for counts in connection.retry_storm.0.drain(..) {
+        let of = &mut connection.retry_storm;
+        for counts in of.first.take().into_iter().chain(of.others.drain(..)) {
             let Some(owner) = &connection.party.owner else { continue };
             let key = (owner.process, counts.side, counts.method);
             let is_full = self.windows.len() >= WINDOWS;
@@ -186,9 +207,9 @@ impl RetryStorms {
                     part
                 }
             };
-            part.calls += counts.calls;
-            part.retries += counts.retries;
-            part.unknown += counts.unknown;
+            part.calls += u64::from(counts.calls);
+            part.retries += u64::from(counts.retries);
+            part.unknown += u64::from(counts.unknown);
         }
     }
 
@@ -201,7 +222,7 @@ impl RetryStorms {
         out: &mut Out,
     ) {
         for id in std::mem::take(&mut self.touched) {
-            if let Some(connection) = connections.get_mut(&id) {
+            if let Some(connection) = connections.get_mut(id) {
                 self.handle_connection_ended(thresholds, connection, now);
             }
         }

@@ -222,7 +222,7 @@ pub(super) fn handle_tick(
                 return;
             }
             link.said = true;
-            let Some(connection) = connections.get(&link.connection) else { return };
+            let Some(connection) = connections.get(link.connection) else { return };
             let about = About { stream: Some(link.stream), method: method.cloned(), ..connection.about() };
             // What a connection in doubt does with its call is not known.
             if connection.sync == crate::observation::Sync::Desynced {

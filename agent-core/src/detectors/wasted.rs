@@ -76,7 +76,7 @@ pub(super) fn handle_tick(
 ) {
     for process in processes.values_mut() {
         process.visit_going_on(|link, method, at, _| {
-            let is_known = connections.contains_key(&link.connection);
+            let is_known = connections.get(link.connection).is_some();
             if is_known
                 && now.since(at) > thresholds.grace_ns
                 && observer.is_call_open(link.connection, link.stream)

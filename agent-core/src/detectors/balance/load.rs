@@ -5,10 +5,13 @@ use std::sync::Arc;
 use super::SLOTS;
 use crate::WellKnown;
 use crate::input::{Flow, Timestamp};
-use crate::observation::{Call, CallStarted, ConnectionStatus, EndedBy, Goaway, GoawayReason, Side, Sync};
+use crate::observation::{CallStarted, ConnectionStatus, Goaway, GoawayReason, Side, Sync};
 
 /// The calls of a connection, and what else of it says where they go.
+///
+/// In the order of use.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Load {
     /// Since the end of the last slot.
     pub(super) calls: u32,
@@ -25,8 +28,6 @@ pub(crate) struct Load {
     pub(super) draining: bool,
     /// The server has said so, and not because of what the client did.
     pub(in crate::detectors) graceful: bool,
-    /// Something was answered on it.
-    pub(in crate::detectors) answered: bool,
     /// A stream to a balancer, or of a control plane, was seen on it.
     pub(super) lookaside: bool,
     pub(super) xds: bool,
@@ -69,15 +70,6 @@ impl Load {
                 | WellKnown::Telemetry,
             ) => {}
         }
-    }
-
-    /// Something was answered on it, if the server has ended the call.
-    pub(in crate::detectors) fn handle_call_ended(&mut self, call: &Call) {
-        self.answered |= call.ended_by == Some(EndedBy::Server);
-    }
-
-    pub(in crate::detectors) fn handle_exchange_ended(&mut self) {
-        self.answered = true;
     }
 
     pub(in crate::detectors) fn handle_authority(&mut self, authority: &Arc<str>) {
