@@ -44,16 +44,17 @@ const AGAIN_NS: u64 = 60_000_000_000;
 
 /// Deadlines of a process's inbound calls, in two pieces of time.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct Inbound {
-    epoch: u64,
     now: Longest,
+    epoch: u64,
     before: Longest,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Longest {
-    calls: u32,
     timeout_ns: u64,
+    calls: u32,
     /// One had no deadline, or it is not known.
     unlimited: bool,
 }
@@ -92,6 +93,7 @@ impl Inbound {
 
 /// Timeouts of the calls that a process makes to a method.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct Outbound {
     shortest_ns: u64,
     longest_ns: u64,

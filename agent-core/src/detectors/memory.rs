@@ -35,7 +35,8 @@ struct Row {
 fn rows(limits: &Limits) -> Vec<Row> {
     let connections = limits.connections;
     let of_connection = retry_storm::bytes_of_connection() + flow_control::bytes_of_connection();
-    let of_connections = of_table::<(ConnectionId, Watched)>(connections) + connections * of_connection;
+    let places = of_table::<(ConnectionId, u32)>(connections) + of_list::<Watched>(connections);
+    let of_connections = places + connections * of_connection;
     let row = |what, (entries, bytes)| Row { what, entries, bytes };
     vec![
         row("connections (`Watched`)", (connections, of_connections)),

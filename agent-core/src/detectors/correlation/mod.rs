@@ -26,6 +26,7 @@
 //! Calls of the infrastructure (checklist X2) belong to nothing, and nothing belongs to them. Streams that are meant to stay open are
 //! not counted as open.
 
+mod given_up;
 mod process;
 mod tables;
 mod threads;
@@ -46,7 +47,7 @@ use crate::observation::{Call, CallStarted, EndedBy, Side, Sync, TraceHash};
 use process::ByTrace;
 pub(super) use process::{Inbound, Outbound, Process, State};
 pub(crate) use tables::Key;
-use tables::{OpenCalls, Slab, Tracked};
+use tables::{OpenCalls, Tracked};
 
 /// Processes that are remembered at once.
 const PROCESSES: usize = 4_096;
@@ -149,9 +150,11 @@ pub struct Correlated {
 
 /// What is remembered of a connection.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct OfConnection {
-    pub(super) process: Option<Key>,
     calls: OpenCalls,
+    /// Its place; a process with connections keeps it.
+    pub(super) process: Option<u32>,
     is_blind: bool,
     is_desynced: bool,
 }
@@ -159,35 +162,45 @@ pub(super) struct OfConnection {
 /// All processes.
 #[derive(Debug, Default)]
 pub(super) struct Processes {
-    by_id: HashMap<ProcessId, Key, RandomState>,
-    all: Slab<Process>,
+    by_id: HashMap<ProcessId, u32, RandomState>,
+    all: Vec<Option<Box<Process>>>,
+    /// Places of `all` that are not used.
+    free: Vec<u32>,
     /// Processes and calls that were left out, or forgotten early, since a bound was reached.
     forgotten: u64,
 }
 
 impl Processes {
     /// A connection of a process is announced.
-    pub(super) fn enter(&mut self, party: &Party) -> Option<Key> {
+    pub(super) fn enter(&mut self, party: &Party) -> Option<u32> {
         let id = party.owner.as_ref()?.process;
         if !self.by_id.contains_key(&id) {
             if self.by_id.len() >= PROCESSES {
                 self.drop_idle();
             }
-            let Some(key) = self.all.insert(Process::default(), PROCESSES) else {
+            if self.by_id.len() >= PROCESSES {
                 self.forgotten += 1;
                 return None;
+            }
+            let place = match self.free.pop() {
+                Some(place) => place,
+                None => {
+                    self.all.push(None);
+                    u32::try_from(self.all.len() - 1).ok()?
+                }
             };
-            self.by_id.insert(id, key);
+            *self.all.get_mut(place as usize)? = Some(Box::default());
+            self.by_id.insert(id, place);
         }
-        let key = *self.by_id.get(&id)?;
-        self.all.get_mut(key)?.connections += 1;
-        Some(key)
+        let place = *self.by_id.get(&id)?;
+        of_place(&mut self.all, Some(place))?.connections += 1;
+        Some(place)
     }
 
     /// A connection has ended, or will never be heard of.
     pub(super) fn leave(&mut self, connection: &mut Watched) {
         let of = &mut connection.correlation;
-        let Some(process) = of.process.and_then(|key| self.all.get_mut(key)) else { return };
+        let Some(process) = of_place(&mut self.all, of.process.take()) else { return };
         process.connections = process.connections.saturating_sub(1);
         process.blind -= u32::from(std::mem::take(&mut of.is_blind)).min(process.blind);
         process.desynced -= u32::from(std::mem::take(&mut of.is_desynced)).min(process.desynced);
@@ -205,31 +218,30 @@ impl Processes {
 
     /// Processes without connections make room for others.
     fn drop_idle(&mut self) {
-        let idle: Vec<(ProcessId, Key)> = self
-            .by_id
-            .iter()
-            .filter(|(_, key)| self.all.get(**key).is_some_and(|process| process.connections == 0))
-            .map(|(id, key)| (*id, *key))
-            .collect();
-        for (id, key) in idle {
-            self.by_id.remove(&id);
-            self.all.remove(key);
-        }
+        self.by_id.retain(|_, place| {
+            let Some(process) = self.all.get_mut(*place as usize) else { return false };
+            let is_idle = process.as_ref().is_none_or(|process| process.connections == 0);
+            if is_idle {
+                *process = None;
+                self.free.push(*place);
+            }
+            !is_idle
+        });
     }
 
     pub(super) fn of(&mut self, connection: &Watched) -> Option<&mut Process> {
-        self.all.get_mut(connection.correlation.process?)
+        of_place(&mut self.all, connection.correlation.process)
     }
 
     /// Forgets what was remembered for long enough in processes in which nothing happens.
     pub(super) fn expire(&mut self, thresholds: &Thresholds, now: Timestamp) {
-        for process in self.all.values_mut() {
+        for process in self.values_mut() {
             process.expire(thresholds, now);
         }
     }
 
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Process> {
-        self.all.values_mut()
+        self.all.iter_mut().filter_map(Option::as_deref_mut)
     }
 
     /// How many calls and processes were left out, or forgotten early, since a bound was reached.
@@ -248,7 +260,7 @@ impl Processes {
         let is_blind = may_be_server && connection.sync != Sync::Synced;
         let is_desynced = may_be_server && connection.sync == Sync::Desynced;
         let of = &mut connection.correlation;
-        let Some(process) = of.process.and_then(|key| self.all.get_mut(key)) else { return };
+        let Some(process) = of_place(&mut self.all, of.process) else { return };
         if is_blind || of.is_blind && may_be_server {
             process.doubted_until = process.doubted_until.max(now.plus(thresholds.unseen_ns));
             process.traces_doubted_until = process.traces_doubted_until.max(now.plus(thresholds.given_up_ns));
@@ -265,7 +277,7 @@ impl Processes {
         call: &CallStarted,
     ) {
         let of = &mut connection.correlation;
-        let Some(process) = of.process.and_then(|key| self.all.get_mut(key)) else { return };
+        let Some(process) = of_place(&mut self.all, of.process) else { return };
         process.expire(thresholds, call.time);
         let tracked = match call.well_known() {
             Some(well_known) if well_known.is_long_lived() => return,
@@ -321,7 +333,7 @@ impl Processes {
         given_up: Option<(Timestamp, Cause)>,
     ) {
         let of = &mut connection.correlation;
-        let Some(process) = of.process.and_then(|key| self.all.get_mut(key)) else { return };
+        let Some(process) = of_place(&mut self.all, of.process) else { return };
         match of.calls.remove(call.stream) {
             Some(Tracked::Inbound(key)) => {
                 let now = call.ended.unwrap_or(call.first_seen);
@@ -346,7 +358,7 @@ impl Processes {
             return None;
         }
         let of = &mut connection.correlation;
-        let Some(process) = of.process.and_then(|key| self.all.get_mut(key)) else {
+        let Some(process) = of_place(&mut self.all, of.process) else {
             return Some((Correlation::Undecided, None));
         };
         process.expire(thresholds, call.time);
@@ -388,7 +400,7 @@ impl Processes {
     ) -> Option<(Outbound, State)> {
         let of = &mut connection.correlation;
         let Some(Tracked::Outbound(key)) = of.calls.remove(call.stream) else { return None };
-        let process = of.process.and_then(|key| self.all.get_mut(key))?;
+        let process = of_place(&mut self.all, of.process)?;
         let (link, inbound) = process.unlink(key)?;
         let inbound = inbound?;
         let (state, open) = (inbound.state, inbound.open_outbound);
@@ -402,6 +414,10 @@ impl Processes {
         }
         Some((link, state))
     }
+}
+
+fn of_place(all: &mut [Option<Box<Process>>], place: Option<u32>) -> Option<&mut Process> {
+    all.get_mut(place? as usize)?.as_deref_mut()
 }
 
 fn adjust(count: &mut u32, was: &mut bool, is: bool) {
@@ -486,8 +502,9 @@ fn agree(one: Option<TraceHash>, other: Option<TraceHash>) -> bool {
 #[cfg(test)]
 pub(super) fn bytes_of_processes() -> (usize, usize) {
     use super::memory::{of_list, of_table};
-    let places = of_table::<(ProcessId, Key)>(PROCESSES) + of_list::<(u32, Option<Process>)>(PROCESSES);
-    (PROCESSES, places + of_list::<u32>(PROCESSES) + PROCESSES * process::bytes_besides_calls())
+    let places = of_table::<(ProcessId, u32)>(PROCESSES) + of_list::<Option<Box<Process>>>(PROCESSES);
+    let of_process = size_of::<Process>() + process::bytes_besides_calls();
+    (PROCESSES, places + of_list::<u32>(PROCESSES) + PROCESSES * of_process)
 }
 
 /// Inbound calls of a process at most; as many outbound ones.

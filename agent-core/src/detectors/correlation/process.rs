@@ -1,10 +1,12 @@
 //! What is remembered of a process: its inbound calls, its outbound calls that belong to one, and the methods that it calls.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::hash_map::{Entry, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use super::given_up::GivenUp;
 use super::tables::{Key, Recent, Set, Slab};
 use super::threads::Threads;
 use super::{Evidence, Thresholds};
@@ -24,9 +26,9 @@ const METHODS: usize = 256;
 
 /// A process with connections.
 ///
-/// In the order of use: what every call needs stands in front.
+/// In the order of use: what every call needs stands in front, in four cache lines.
 #[derive(Debug, Default)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub(crate) struct Process {
     /// Calls that may be worked on: those that are open, and those that were given up a moment ago.
     pub(super) candidates: Set,
@@ -47,42 +49,49 @@ pub(crate) struct Process {
     pub(super) traces_doubted_until: Timestamp,
     /// When the last outbound call began.
     pub(super) latest: Timestamp,
-    /// Address and place of the method that was looked for last: most calls are of the same as the one before.
-    last_method: (usize, usize),
+    pub(super) threads: Threads,
     /// Traces of calls that ended a moment ago.
     ended: Recent,
-    traces: HashMap<u64, Set, RandomState>,
-    pub(super) inbound: Slab<Inbound>,
-    /// Calls that were given up, and when they are forgotten.
-    given_up: VecDeque<(Timestamp, Key)>,
-    pub(super) threads: Threads,
+    /// Address and place of the method that was looked for last: most calls are of the same as the one before.
+    last_method: (usize, usize),
     methods: Vec<Method>,
-    /// Their places, by the address of the name: the core keeps each name once.
-    method_places: HashMap<usize, usize, RandomState>,
+    traces: HashMap<u64, Set, OfHashes>,
+    given_up: GivenUp,
     /// Deadlines of its inbound calls.
     pub(in crate::detectors) deadlines: fixed::Inbound,
+    pub(super) inbound: Slab<Inbound>,
+    /// Their places, by the address of the name: the core keeps each name once.
+    method_places: HashMap<usize, usize, RandomState>,
     pub(super) outbound: Slab<Outbound>,
 }
 
-/// An inbound call.
+const _: () = {
+    let line = 64;
+    assert!(std::mem::offset_of!(Process, ended) == line);
+    assert!(std::mem::offset_of!(Process, traces) == 2 * line);
+    assert!(std::mem::offset_of!(Process, inbound) + size_of::<Slab<Inbound>>() == 4 * line);
+};
+
+/// An inbound call. What its end needs stands in front, in one cache line.
 #[derive(Debug)]
+#[repr(C)]
 pub(in crate::detectors) struct Inbound {
-    pub(in crate::detectors) connection: ConnectionId,
-    pub(in crate::detectors) stream: u32,
-    /// Address of its method's name, which the core keeps once each.
-    pub(in crate::detectors) method: usize,
-    pub(in crate::detectors) timeout: Timeout,
-    pub(in crate::detectors) started: Timestamp,
-    pub(in crate::detectors) previous_attempts: u32,
+    pub(in crate::detectors) state: State,
     pub(in crate::detectors) traces: Traces,
     pub(super) thread: u32,
     pub(super) may_have_unread_trace: bool,
     pub(super) is_candidate: bool,
-    pub(in crate::detectors) state: State,
+    /// The weakest evidence for an outbound call that belongs to it and is open.
+    pub(in crate::detectors) weakest: Evidence,
+    pub(in crate::detectors) connection: ConnectionId,
+    /// Address of its method's name, which the core keeps once each.
+    pub(in crate::detectors) method: usize,
+    pub(in crate::detectors) timeout: Timeout,
+    pub(in crate::detectors) started: Timestamp,
+    pub(in crate::detectors) stream: u32,
+    pub(in crate::detectors) previous_attempts: u32,
     /// Outbound calls that belong to it and are open.
     pub(in crate::detectors) open_outbound: u32,
-    /// The weakest evidence for one of them.
-    pub(in crate::detectors) weakest: Evidence,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,16 +117,37 @@ pub(in crate::detectors) struct Outbound {
     pub(in crate::detectors) counted_until: Option<Timestamp>,
 }
 
-/// A method that the process calls.
+/// A method that the process calls. In the order of use, with what each call needs in one cache line.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(in crate::detectors) struct Method {
-    pub(in crate::detectors) name: Arc<str>,
     /// When it was last called while nothing was open: for nobody.
     pub(super) on_its_own: Option<Timestamp>,
     /// It was called for an inbound call.
     pub(super) for_another: bool,
     /// Its timeouts.
     pub(in crate::detectors) fixed: fixed::Outbound,
+    pub(in crate::detectors) name: Arc<str>,
+}
+
+/// Traces are hashes already, with a secret key.
+type OfHashes = BuildHasherDefault<AsItIs>;
+
+#[derive(Debug, Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// Keys of a request's traces. Both kinds are hashes with one key; the same text in both fields must not meet.
@@ -178,11 +208,11 @@ impl Process {
         };
         call.state = State::GivenUp(at, cause);
         self.threads.handle_given_up(call.thread);
-        self.given_up.push_back((now.plus(given_up_ns), key));
+        self.given_up.push_back(now.plus(given_up_ns), key);
         if self.given_up.len() <= GIVEN_UP {
             return false;
         }
-        if let Some((_, oldest)) = self.given_up.pop_front() {
+        if let Some(oldest) = self.given_up.pop_front() {
             self.forget(oldest);
         }
         true
@@ -202,12 +232,9 @@ impl Process {
     pub(super) fn expire(&mut self, thresholds: &Thresholds, now: Timestamp) {
         let given_up_ns = thresholds.given_up_ns;
         self.ended.expire(now, thresholds.ended_ns);
-        while let Some((due, key)) = self.given_up.front().copied()
-            && due <= now
-        {
-            self.given_up.pop_front();
+        while let Some(key) = self.given_up.pop_due(now) {
             if self.inbound.get(key).is_some_and(|call| call.open_outbound > 0) {
-                self.given_up.push_back((now.plus(given_up_ns), key));
+                self.given_up.push_back(now.plus(given_up_ns), key);
             } else {
                 self.forget(key);
             }
@@ -219,10 +246,10 @@ impl Process {
         let Some(call) = self.inbound.remove(key) else { return };
         self.without_trace -= u32::from(call.may_have_unread_trace).min(self.without_trace);
         for trace in trace_keys(call.traces).into_iter().flatten() {
-            if let Some(set) = self.traces.get_mut(&trace) {
-                set.remove(key);
-                if set.len() == 0 {
-                    self.traces.remove(&trace);
+            if let Entry::Occupied(mut set) = self.traces.entry(trace) {
+                set.get_mut().remove(key);
+                if set.get().len() == 0 {
+                    set.remove();
                 }
             }
         }
@@ -262,7 +289,7 @@ impl Process {
 
     /// Calls that were given up, the last one first.
     pub(in crate::detectors) fn given_up(&self) -> impl Iterator<Item = &Inbound> {
-        self.given_up.iter().rev().filter_map(|(_, key)| self.inbound.get(*key))
+        self.given_up.keys().rev().filter_map(|key| self.inbound.get(key))
     }
 
     /// The only remembered call of the same trace.
@@ -338,9 +365,8 @@ impl Process {
         &mut self,
         mut visit: impl FnMut(&mut Outbound, Option<&Arc<str>>, Timestamp, Cause),
     ) {
-        let open =
-            |(_, key): &(Timestamp, Key)| self.inbound.get(*key).is_some_and(|call| call.open_outbound > 0);
-        if !self.given_up.iter().any(open) {
+        let is_open = |key: Key| self.inbound.get(key).is_some_and(|call| call.open_outbound > 0);
+        if !self.given_up.keys().any(is_open) {
             return;
         }
         for link in self.outbound.values_mut() {
@@ -358,7 +384,7 @@ pub(super) fn bytes_besides_calls() -> usize {
     use crate::detectors::memory::{of_list, of_table};
     of_list::<Method>(METHODS)
         + of_table::<(usize, usize)>(METHODS)
-        + of_list::<(Timestamp, Key)>(GIVEN_UP)
+        + super::given_up::bytes(GIVEN_UP)
         + GIVEN_UP * bytes_of_call()
         + super::threads::most_bytes()
         + Recent::MOST_BYTES
@@ -369,7 +395,7 @@ pub(super) fn bytes_besides_calls() -> usize {
 #[cfg(test)]
 pub(super) fn bytes_of_call() -> usize {
     let place = size_of::<u32>();
-    let inbound = size_of::<(u32, Option<Inbound>)>() + place + 2 * 2 * (size_of::<(u64, Set)>() + 1);
-    let outbound = size_of::<(u32, Option<Outbound>)>() + place;
+    let inbound = Slab::<Inbound>::PLACE_BYTES + place + 2 * 2 * (size_of::<(u64, Set)>() + 1);
+    let outbound = Slab::<Outbound>::PLACE_BYTES + place;
     2 * inbound.max(outbound)
 }

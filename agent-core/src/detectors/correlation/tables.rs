@@ -18,11 +18,20 @@ impl Key {
     }
 }
 
-/// Entries that stay where they are, whose places are used again.
+/// Entries that stay where they are, whose places are used again: the last one that was left first, so that few are
+/// touched.
 #[derive(Debug)]
 pub(super) struct Slab<T> {
-    entries: Vec<(u32, Option<T>)>,
+    entries: Vec<Place<T>>,
     free: Vec<u32>,
+}
+
+/// At the start of a cache line.
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Place<T> {
+    generation: u32,
+    value: Option<T>,
 }
 
 impl<T> Default for Slab<T> {
@@ -32,6 +41,10 @@ impl<T> Default for Slab<T> {
 }
 
 impl<T> Slab<T> {
+    /// Bytes of an entry.
+    #[cfg(test)]
+    pub(super) const PLACE_BYTES: usize = size_of::<Place<T>>();
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.entries.len() - self.free.len()
@@ -40,65 +53,65 @@ impl<T> Slab<T> {
     /// Nothing is put in above `bound`.
     pub(super) fn insert(&mut self, value: T, bound: usize) -> Option<Key> {
         if let Some(index) = self.free.pop() {
-            let (generation, place) = self.entries.get_mut(index as usize)?;
-            *place = Some(value);
-            return Some(Key { index, generation: *generation });
+            let place = self.entries.get_mut(index as usize)?;
+            place.value = Some(value);
+            return Some(Key { index, generation: place.generation });
         }
         if self.entries.len() >= bound {
             return None;
         }
         let index = u32::try_from(self.entries.len()).ok()?;
-        self.entries.push((0, Some(value)));
+        self.entries.push(Place { generation: 0, value: Some(value) });
         Some(Key { index, generation: 0 })
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&T> {
-        let (generation, value) = self.entries.get(key.index as usize)?;
-        value.as_ref().filter(|_| *generation == key.generation)
+        let place = self.entries.get(key.index as usize)?;
+        place.value.as_ref().filter(|_| place.generation == key.generation)
     }
 
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        let (generation, value) = self.entries.get_mut(key.index as usize)?;
-        value.as_mut().filter(|_| *generation == key.generation)
+        let place = self.entries.get_mut(key.index as usize)?;
+        place.value.as_mut().filter(|_| place.generation == key.generation)
     }
 
     /// The entry that is at this place now.
     pub(super) fn key_at(&self, index: u32) -> Option<Key> {
-        let (generation, value) = self.entries.get(index as usize)?;
-        value.is_some().then_some(Key { index, generation: *generation })
+        let place = self.entries.get(index as usize)?;
+        place.value.is_some().then_some(Key { index, generation: place.generation })
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Option<T> {
-        let (generation, value) = self.entries.get_mut(key.index as usize)?;
-        if *generation != key.generation {
+        let place = self.entries.get_mut(key.index as usize)?;
+        if place.generation != key.generation {
             return None;
         }
-        let value = value.take()?;
-        *generation = generation.wrapping_add(1);
+        let value = place.value.take()?;
+        place.generation = place.generation.wrapping_add(1);
         self.free.push(key.index);
         if self.free.len() == self.entries.len() && self.entries.len() > KEPT_WHEN_EMPTY {
             // What a burst took is given back. Keys of before are void, since the numbers go on from here.
             let next = generation_after(&self.entries);
-            self.entries = vec![(next, None)];
+            self.entries = vec![Place { generation: next, value: None }];
             self.free = vec![0];
         }
         Some(value)
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &T> + Clone {
-        self.entries.iter().filter_map(|(_, value)| value.as_ref())
+        self.entries.iter().filter_map(|place| place.value.as_ref())
     }
 
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.entries.iter_mut().filter_map(|(_, value)| value.as_mut())
+        self.entries.iter_mut().filter_map(|place| place.value.as_mut())
     }
 }
 
 /// Places that an empty table keeps.
 const KEPT_WHEN_EMPTY: usize = 1_024;
 
-fn generation_after<T>(entries: &[(u32, Option<T>)]) -> u32 {
-    entries.iter().map(|(generation, _)| *generation).max().unwrap_or_default().wrapping_add(1)
+fn generation_after<T>(entries: &[Place<T>]) -> u32 {
+    entries.iter().map(|place| place.generation).max().unwrap_or_default().wrapping_add(1)
 }
 
 /// How many there are, and which one if it is the only one: the exclusive or of all is the last that is left.
@@ -133,32 +146,34 @@ impl Set {
 /// Hashes that were added a moment ago: each is known for one to two turns of the time that it is to be known.
 ///
 /// Two Bloom filters take turns, side by side, so that nothing is ever searched for what is to be forgotten, and a hash costs one
-/// or two cache lines. A hash may be taken for another (about one in a thousand when both are full): it is then said to be
+/// cache line. A hash may be taken for another (about one in a thousand when both are full): it is then said to be
 /// known, never not to be.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     /// None before the first hash, and again when nothing was added for two turns.
-    lines: Option<Box<[[Line; 2]; LINES]>>,
-    /// Which of each two lines is added to.
-    now: usize,
-    count: usize,
+    lines: Option<Box<[Line; LINES]>>,
     /// When the turn ends.
     until: Timestamp,
+    count: u32,
+    /// Which half of each line is added to.
+    now: u32,
 }
 
-/// A cache line of bits.
-type Line = [u64; 8];
+/// Halves of a cache line: a hash sets one bit of each word of one half.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Line([[u32; 8]; 2]);
 
-/// Of each filter: 32 bits for each hash of a full turn.
-const LINES: usize = 64;
+/// Of each filter: 20 bits for each hash of a full turn. Many processes have such a table, and share the caches.
+const LINES: usize = 80;
 
 impl Recent {
     /// Hashes of one turn.
-    pub(super) const MOST: usize = 1_024;
+    pub(super) const MOST: u32 = 1_024;
 
     /// Heap bytes at most.
     #[cfg(test)]
-    pub(super) const MOST_BYTES: usize = size_of::<[[Line; 2]; LINES]>();
+    pub(super) const MOST_BYTES: usize = size_of::<[Line; LINES]>();
 
     /// Adds a hash. True if others had to be forgotten early, since the turn was full.
     pub(super) fn add(&mut self, hash: u64) -> bool {
@@ -167,17 +182,16 @@ impl Recent {
             self.turn();
         }
         self.count += 1;
-        let lines = self.lines.get_or_insert_with(|| Box::new([[[0; 8]; 2]; LINES]));
-        let line = &mut lines[place(hash)][self.now];
-        for (word, bit) in bits(hash) {
-            line[word] |= bit;
-        }
+        let lines = self.lines.get_or_insert_with(|| Box::new([Line([[0; 8]; 2]); LINES]));
+        let half = &mut lines[place(hash)].0[self.now as usize % 2];
+        half.iter_mut().zip(bits(hash)).for_each(|(word, bit)| *word |= bit);
         is_full
     }
 
     pub(super) fn has(&self, hash: u64) -> bool {
         let Some(lines) = &self.lines else { return false };
-        lines[place(hash)].iter().any(|line| bits(hash).all(|(word, bit)| line[word] & bit != 0))
+        let has = |half: &[u32; 8]| half.iter().zip(bits(hash)).all(|(word, bit)| word & bit != 0);
+        lines[place(hash)].0.iter().any(has)
     }
 
     /// Forgets what was added long enough ago.
@@ -195,23 +209,22 @@ impl Recent {
         let Some(lines) = &mut self.lines else { return };
         let is_idle = std::mem::take(&mut self.count) == 0;
         self.now ^= 1;
-        lines.iter_mut().for_each(|pair| pair[self.now] = [0; 8]);
-        if is_idle && lines.iter().flatten().flatten().all(|bits| *bits == 0) {
+        let now = self.now as usize % 2;
+        lines.iter_mut().for_each(|line| line.0[now] = [0; 8]);
+        if is_idle && lines.iter().flat_map(|line| line.0.as_flattened()).all(|bits| *bits == 0) {
             self.lines = None;
         }
     }
 }
 
+/// By the first bits of the hash.
 fn place(hash: u64) -> usize {
-    hash as usize % LINES
+    (((hash >> 32) * LINES as u64) >> 32) as usize
 }
 
-/// Four bits of a line: nine bits of the hash say which.
-fn bits(hash: u64) -> impl Iterator<Item = (usize, u64)> {
-    (0..4).map(move |n| {
-        let number = (hash >> (10 + 9 * n)) as usize % 512;
-        (number / 64, 1 << (number % 64))
-    })
+/// By the last ones, five for each word.
+fn bits(hash: u64) -> [u32; 8] {
+    std::array::from_fn(|word| 1 << ((hash >> (5 * word)) % 32))
 }
 
 /// What is remembered of an open call.
@@ -232,7 +245,7 @@ pub(super) enum Tracked {
 #[derive(Debug, Default)]
 pub(super) struct OpenCalls {
     calls: VecDeque<(u32, Option<Tracked>)>,
-    gone: usize,
+    gone: u32,
 }
 
 impl OpenCalls {
@@ -258,7 +271,7 @@ impl OpenCalls {
             self.calls.pop_front();
             self.gone -= 1;
         }
-        if self.gone > 16 && self.gone > self.calls.len() / 2 {
+        if self.gone > 16 && self.gone as usize > self.calls.len() / 2 {
             self.calls.retain(|(_, tracked)| tracked.is_some());
             self.gone = 0;
         }

@@ -20,17 +20,20 @@ const THREADS: usize = 1_024;
 #[derive(Debug)]
 pub(super) enum Threads {
     /// None has read a request while an earlier one of its own was open.
-    Own {
-        by_id: HashMap<u32, Thread, RandomState>,
-        /// Calls that began while others were open.
-        clean: u32,
-    },
+    Own(Box<Own>),
     /// They serve several calls at once.
     Shared,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Thread {
+pub(super) struct Own {
+    by_id: HashMap<u32, Thread, RandomState>,
+    /// Calls that began while others were open.
+    clean: u32,
+}
+
+#[derive(Debug, Default)]
+struct Thread {
     /// Calls that it read, and that may be worked on.
     calls: Set,
     /// Of them, those that are open.
@@ -40,14 +43,15 @@ pub(super) struct Thread {
 
 impl Default for Threads {
     fn default() -> Self {
-        Threads::Own { by_id: HashMap::default(), clean: 0 }
+        Threads::Own(Box::default())
     }
 }
 
 impl Threads {
     /// A thread has read the end of a request; `others` says that other calls of the process are open.
     pub(super) fn handle_read(&mut self, thread: u32, call: Key, others: bool) {
-        let Threads::Own { by_id, clean } = self else { return };
+        let Threads::Own(own) = self else { return };
+        let Own { by_id, clean } = own.as_mut();
         if thread == 0 {
             return;
         }
@@ -86,7 +90,8 @@ impl Threads {
 
     /// Place of the only call that this thread works on, if threads are evidence.
     pub(super) fn call_of(&self, thread: u32) -> Option<Key> {
-        let Threads::Own { by_id, clean } = self else { return None };
+        let Threads::Own(own) = self else { return None };
+        let Own { by_id, clean } = own.as_ref();
         if *clean < CLEAN_CALLS || thread == 0 {
             return None;
         }
@@ -101,8 +106,8 @@ impl Threads {
 
     fn get_mut(&mut self, thread: u32) -> Option<&mut Thread> {
         match self {
-            Threads::Own { by_id, .. } if thread != 0 => by_id.get_mut(&thread),
-            Threads::Own { .. } | Threads::Shared => None,
+            Threads::Own(own) if thread != 0 => own.by_id.get_mut(&thread),
+            Threads::Own(_) | Threads::Shared => None,
         }
     }
 }
@@ -110,5 +115,5 @@ impl Threads {
 /// Heap bytes at most.
 #[cfg(test)]
 pub(super) fn most_bytes() -> usize {
-    crate::detectors::memory::of_table::<(u32, Thread)>(THREADS)
+    size_of::<Own>() + crate::detectors::memory::of_table::<(u32, Thread)>(THREADS)
 }
