@@ -105,6 +105,10 @@ pub struct CaptureArgs {
     /// How socket calls are seen
     #[arg(long, value_name = "BACKEND")]
     pub capture: Option<Backend>,
+
+    /// User and group to go on as once the kernel programs are attached
+    #[arg(long, value_name = "UID")]
+    pub user: Option<u32>,
 }
 
 /// Flags of the commands that serve.
@@ -158,17 +162,18 @@ impl Cli {
             (false, 1) => Some("debug"),
             (false, _) => Some("trace"),
         };
-        let (listen, backend) = match &self.command {
-            Command::Run(args) => (args.listen.listen, args.capture.capture),
-            Command::Check(args) => (None, args.capture.capture),
-            Command::Calls(args) => (None, args.capture.capture),
-            Command::Findings(args) => (None, args.capture.capture),
+        let (listen, capture) = match &self.command {
+            Command::Run(args) => (args.listen.listen, Some(&args.capture)),
+            Command::Check(args) => (None, Some(&args.capture)),
+            Command::Calls(args) => (None, Some(&args.capture)),
+            Command::Findings(args) => (None, Some(&args.capture)),
             Command::Explain(_) | Command::Replay(_) => (None, None),
         };
         FlagLayer {
             file: global.config.clone(),
             listen,
-            backend,
+            backend: capture.and_then(|capture| capture.capture),
+            user: capture.and_then(|capture| capture.user),
             log_level: global.log_level.clone().or_else(|| level.and_then(|level| level.parse().ok())),
             log_format: global.log_format,
             color: global.color,

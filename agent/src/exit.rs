@@ -8,6 +8,7 @@
 //! | 77 | a permission is missing (`EX_NOPERM` of sysexits) |
 //! | 78 | the configuration is wrong (`EX_CONFIG`); nothing was attached |
 //! | 130, 143 | stopped by SIGINT or SIGTERM, after everything was detached |
+//! | 159 | killed by SIGSYS at a system call that is not on its list (`rights`) |
 
 use std::fmt;
 use std::process::ExitCode;

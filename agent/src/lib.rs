@@ -4,6 +4,7 @@
 //! exit codes and the commands.
 
 pub mod capture;
+pub mod rights;
 pub mod identity;
 pub mod pipeline;
 pub mod restart;

@@ -61,6 +61,14 @@ impl Kernel {
     }
 }
 
+impl Kernel {
+    /// The program `grpcscope`.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+}
+
 /// `GRPCSCOPE_BIN`, else the program that was built beside the test.
 fn program() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("GRPCSCOPE_BIN") {
@@ -117,9 +125,25 @@ impl Watch {
     /// # Errors
     /// When it does not come up.
     pub fn start(kernel: &Kernel, folder: &Path) -> anyhow::Result<Self> {
+        Self::start_with(kernel, folder, &["calls", "--json"])
+    }
+
+    /// The same with another command line that prints JSON.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_with(kernel: &Kernel, folder: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
         let mut command = Command::new(&kernel.program);
-        command.args(["calls", "--json"]);
-        let process = Process::start("grpcscope calls", &mut command, &folder.join("grpcscope.log"))?;
+        command.args(arguments);
+        Self::of(command, folder)
+    }
+
+    /// The same with any command.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn of(mut command: Command, folder: &Path) -> anyhow::Result<Self> {
+        let process = Process::start("grpcscope", &mut command, &folder.join("grpcscope.log"))?;
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             match process.next_line(PATIENCE).map(|line| observed::parse(&line)).transpose()? {
@@ -130,7 +154,18 @@ impl Watch {
                 None => break,
             }
         }
-        bail!("grpcscope calls does not say that it is ready; {}", process.last_words())
+        bail!("grpcscope does not say that it is ready; {}", process.last_words())
+    }
+
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        self.process.signal(signal);
     }
 
     /// Waits until a process has `count` calls, and then until nothing more comes. Returns its calls and
@@ -275,10 +310,16 @@ impl Run {
     /// Asks it to end, and waits until it has.
     ///
     /// # Errors
-    /// When it does not end.
+    /// When it does not end in order.
     pub fn stop(mut self) -> anyhow::Result<()> {
         self.process.signal(libc::SIGTERM);
-        self.process.wait(PATIENCE)?;
+        let status = self.process.wait(PATIENCE)?;
+        // By itself, and not by a signal: a system call that is not on its list ends it by one.
+        anyhow::ensure!(
+            status.code() == Some(143),
+            "grpcscope ended with {status}; {}",
+            self.process.last_words()
+        );
         Ok(())
     }
 
@@ -302,6 +343,13 @@ pub fn sum(series: &[String], family: &str, labels: &[&str]) -> f64 {
         })
         .filter_map(|line| line.rsplit_once("} ")?.1.split(' ').next()?.parse::<f64>().ok())
         .sum()
+}
+
+impl Run {
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        self.process.signal(signal);
+    }
 }
 
 /// A port of 127.0.0.1 that nobody listens on now.

@@ -6,8 +6,10 @@
 pub mod agent;
 pub mod apps;
 pub mod captured;
+pub mod busy;
 pub mod compare;
 pub mod http;
+pub mod kernel_objects;
 pub mod observed;
 pub mod plan;
 pub mod process;

@@ -1,8 +1,11 @@
 //! The manifests for Kubernetes are held to Kubernetes' own schema, and to what README and the agent say of them.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use agent::capture::kernel::Backend;
+use agent::rights::Capability;
 use tests::workspace::{cache, root, skip};
 
 /// The schemas of Kubernetes, offline, and what compares with them.
@@ -64,10 +67,19 @@ fn the_daemonset_is_what_kubernetes_accepts_and_a_misspelt_field_is_not() {
 }
 
 #[test]
-fn the_daemonset_asks_for_four_capabilities_and_no_more_rights() {
+fn the_daemonset_asks_for_the_capabilities_that_were_measured_and_no_more_rights() {
     let text = std::fs::read_to_string(deploy().join("daemonset.yaml")).expect("the manifest");
+    let needed: BTreeSet<Capability> = [Backend::TpBtf, Backend::Fexit]
+        .into_iter()
+        .flat_map(Capability::to_load)
+        .chain(&Capability::OF_NAMES)
+        .copied()
+        .collect();
+    let (_, added) = text.split_once("              add: [").expect("capabilities are added");
+    let (added, _) = added.split_once(']').expect("the list ends");
+    let names: Vec<String> = needed.iter().map(|one| format!("\"{}\"", one.name())).collect();
+    assert_eq!(added, names.join(", "));
     for needed in [
-        r#"add: ["BPF", "PERFMON", "SYS_PTRACE", "DAC_READ_SEARCH"]"#,
         r#"drop: ["ALL"]"#,
         "privileged: false",
         "readOnlyRootFilesystem: true",

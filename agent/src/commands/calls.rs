@@ -47,7 +47,7 @@ pub struct CallsArgs {
 /// # Errors
 /// A permission is missing, the kernel cannot be watched, or a signal came.
 pub fn execute(args: &CallsArgs, config: &Config) -> Result<(), Failure> {
-    let capture = pipeline::start_capture(&config.capture)?;
+    let capture = pipeline::start_capture(config, false)?;
     let look = Look::of_stdout(config.log.color);
     let mut printer = CallPrinter::new(args, look, io::stdout());
     let stop = Stop::default();

@@ -4,11 +4,12 @@ use std::io::{self, Write};
 
 use anyhow::Context;
 
-use crate::capture::kernel::{KernelCapture, preemption, probe};
+use crate::capture::kernel::{Backend, KernelCapture, preemption, probe};
 use crate::cli::CaptureArgs;
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::pipeline;
+use crate::rights::{self, Capability, Held};
 
 /// Arguments of `check`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -35,17 +36,36 @@ pub fn execute(_args: &CheckArgs, config: &Config) -> Result<(), Failure> {
     say("BTF", &btf)?;
     let (preemption, source) = preemption::of_this_kernel();
     say("preemption", &format!("{} ({source})", preemption.name()))?;
-    if let Err(error) = probe::privileges() {
-        say("privileges", &format!("{error:#}"))?;
-        return Err(Failure::NoPermission("the kernel cannot be watched: permissions are missing".into()));
+    let held = Held::now()?;
+    for capability in Capability::ALL {
+        let state = match (held.has(capability), capability) {
+            (true, _) => "held",
+            (false, Capability::SysResource) => "not held",
+            (false, _) => "missing",
+        };
+        say("right", &format!("CAP_{}: {state}; {}", capability.name(), capability.purpose()))?;
     }
-    say("privileges", "enough to load and attach")?;
+    for obstacle in obstacles() {
+        say("obstacle", &obstacle)?;
+    }
     probe::raise_memory_limit();
+    let mut works = false;
     for backend in probe::backends() {
+        works |= backend.result.is_ok();
         match backend.result {
             Ok(_) => say(backend.name, "works")?,
             Err(error) => say(backend.name, &format!("does not work: {}", one_line(&error)))?,
         }
+    }
+    let mut missing = held.missing(Capability::to_load(Backend::TpBtf));
+    if !works && !missing.is_empty() {
+        missing.extend(held.missing(&Capability::OF_NAMES));
+        say("add", &how_to_add(&missing))?;
+        return Err(Failure::NoPermission("the kernel cannot be watched: permissions are missing".into()));
+    }
+    let nameless = held.missing(&Capability::OF_NAMES);
+    if !nameless.is_empty() {
+        say("add", &format!("for better names of processes: {}", how_to_add(&nameless)))?;
     }
     let capture = KernelCapture::start(&pipeline::capture_options(&config.capture)).map_err(|error| {
         anyhow::anyhow!("the kernel cannot be watched: {}", one_line(&format!("{error:#}")))
@@ -57,6 +77,39 @@ pub fn execute(_args: &CheckArgs, config: &Config) -> Result<(), Failure> {
         say("program", &format!("{}: {verified}", program.name))?;
     }
     Ok(())
+}
+
+/// What to write where, for those who are not simply root.
+fn how_to_add(missing: &[Capability]) -> String {
+    let names: Vec<String> = missing.iter().map(|missing| format!("CAP_{}", missing.name())).collect();
+    format!(
+        "in Kubernetes {}; with systemd AmbientCapabilities={}; at a shell sudo",
+        rights::kubernetes(missing),
+        names.join(" ")
+    )
+}
+
+/// What refuses although capabilities are held.
+fn obstacles() -> Vec<String> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let mut found = Vec::new();
+    if read("/proc/self/status").lines().any(|line| line.starts_with("Seccomp:") && line.ends_with('2')) {
+        found.push(
+            "a seccomp filter is in force: it has to allow bpf (in Kubernetes securityContext.seccompProfile)".into(),
+        );
+    }
+    if read("/sys/kernel/security/lockdown").contains("[confidentiality]") {
+        found.push("lockdown=confidentiality: the kernel lets no program read its memory; boot with lockdown=integrity".into());
+    }
+    // The first namespace maps all ids onto themselves (user_namespaces(7)).
+    let map = read("/proc/self/uid_map");
+    if !map.is_empty() && map.split_whitespace().ne(["0", "0", "4294967295"]) {
+        found.push(
+            "a user namespace: its capabilities do not count for the kernel (in Kubernetes hostUsers: true)"
+                .into(),
+        );
+    }
+    found
 }
 
 /// Verifier logs have many lines; the last one says what is wrong.

@@ -52,7 +52,7 @@ async fn run(config: &Config) -> Result<(), Failure> {
     // First what can be wrong with the configuration, then what touches the kernel.
     let listener = http::bind(config.http.listen).await.map_err(anyhow::Error::from)?;
     let address = listener.local_addr().context("read the address that is listened on")?;
-    let capture = pipeline::start_capture(&config.capture)?;
+    let capture = pipeline::start_capture(config, config.restart.keep)?;
     let kept = Kept { config: config.restart.clone(), bytes_max: config.core_limits().state_bytes };
 
     let metrics = Arc::new(Metrics::new(SeriesLimits {

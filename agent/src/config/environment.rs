@@ -19,6 +19,8 @@ pub fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<OsString>) -
     })?;
     environment.set("GRPCSCOPE_CAPTURE_BACKEND", &mut config.capture.backend, by_word)?;
     environment.set("GRPCSCOPE_CAPTURE_RING_BYTES", &mut config.capture.ring_bytes, by_text)?;
+    environment.set("GRPCSCOPE_RIGHTS_USER", &mut config.rights.user, by_user)?;
+    environment.set("GRPCSCOPE_RIGHTS_SYSTEM_CALLS", &mut config.rights.system_calls, by_word)?;
     let limits = &mut config.limits;
     environment.set("GRPCSCOPE_LIMITS_CONNECTIONS", &mut limits.connections, by_count)?;
     environment.set("GRPCSCOPE_LIMITS_STATE_BYTES", &mut limits.state_bytes, by_text)?;
@@ -72,6 +74,10 @@ fn by_count(text: &str) -> Result<usize, String> {
 
 fn by_answer(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| format!("`{text}` is neither true nor false"))
+}
+
+fn by_user(text: &str) -> Result<Option<u32>, String> {
+    text.parse().map(Some).map_err(|_| format!("`{text}` is no user id: write it like 65534"))
 }
 
 fn by_word<T: ValueEnum>(text: &str) -> Result<T, String> {

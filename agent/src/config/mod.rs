@@ -17,6 +17,7 @@ use agent_core::Limits;
 use serde::{Deserialize, Serialize};
 
 use crate::output::terminal::ColorChoice;
+use crate::rights::RightsConfig;
 pub use findings::FindingsConfig;
 use values::{Age, ByteSize, LogFilter};
 
@@ -31,6 +32,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// How the kernel is watched.
     pub capture: CaptureConfig,
+    /// What is given up once it is watched.
+    pub rights: RightsConfig,
     /// Bounds: memory follows these, not the traffic.
     pub limits: LimitsConfig,
     /// When each detector speaks.
@@ -201,6 +204,8 @@ pub struct FlagLayer {
     pub listen: Option<SocketAddr>,
     /// `--capture`.
     pub backend: Option<Backend>,
+    /// `--user`.
+    pub user: Option<u32>,
     /// `--log-level`, `-v`, `-q`.
     pub log_level: Option<LogFilter>,
     /// `--log-format`.
@@ -238,6 +243,7 @@ impl Config {
         }
         set(&mut self.http.listen, flags.listen.as_ref());
         set(&mut self.capture.backend, flags.backend.as_ref());
+        self.rights.user = flags.user.or(self.rights.user);
         set(&mut self.log.level, flags.log_level.as_ref());
         set(&mut self.log.format, flags.log_format.as_ref());
         set(&mut self.log.color, flags.color.as_ref());
@@ -251,6 +257,9 @@ impl Config {
                 "capture.ring_bytes is {}: it must be a power of two from 64KiB to 1GiB, for example 16MiB",
                 self.capture.ring_bytes
             )));
+        }
+        if self.rights.user == Some(u32::MAX) {
+            return Err(ConfigError(format!("rights.user is {}: this is no user id", u32::MAX)));
         }
         let limits = &self.limits;
         for (name, value) in [

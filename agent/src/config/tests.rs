@@ -106,12 +106,12 @@ fn variables_that_kubernetes_sets_for_a_service_are_ignored() {
 
 #[test]
 fn a_wrong_setting_is_answered_with_its_place_and_what_would_be_right() {
-    let cases: [(&str, &str); 13] = [
+    let cases: [(&str, &str); 15] = [
         ("http:\n  lisen: 127.0.0.1:1\n", "FILE:2:3: unknown key `lisen`, did you mean `listen`?"),
         ("limit:\n  series: 1\n", "FILE:1:1: unknown key `limit`, did you mean `limits`?"),
         (
             "foo: 1\n",
-            "FILE:1:1: unknown key `foo`, possible here: http, capture, limits, findings, restart, log",
+            "FILE:1:1: unknown key `foo`, possible here: http, capture, rights, limits, findings, restart, log",
         ),
         ("findings: {deadline: {}}\n", "FILE:1:12: unknown key `deadline`, did you mean `deadlines`?"),
         (
@@ -120,6 +120,8 @@ fn a_wrong_setting_is_answered_with_its_place_and_what_would_be_right() {
         ),
         ("findings:\n  deadlines: {absurd_timeout: long}\n", "`long` is no duration: write it like"),
         ("capture:\n  backend: fxit\n", "FILE:2:12: unknown value `fxit`, did you mean `fexit`?"),
+        ("rights:\n  system_calls: kil\n", "FILE:2:17: unknown value `kil`, did you mean `kill`?"),
+        ("rights: {user: 4294967295}\n", "rights.user is 4294967295: this is no user id"),
         ("limits:\n  series: many\n", "FILE:2:11: not a whole number"),
         ("capture:\n  ring_bytes: 16MB\n", "`16MB` is no size: write it like 65536, 64KiB, 16MiB or 1GiB"),
         ("capture:\n  ring_bytes: 100000\n", "capture.ring_bytes is 100000: it must be a power of two"),

@@ -8,9 +8,10 @@ use agent_core::{Resumed, Timestamp};
 use anyhow::Context;
 
 use super::{Listener, Pipeline};
-use crate::capture::kernel::{self, BackendChoice, Counters, KernelCapture, Options, probe};
-use crate::config::{Backend, CaptureConfig};
+use crate::capture::kernel::{self, BackendChoice, Counters, KernelCapture, Options};
+use crate::config::{Backend, CaptureConfig, Config};
 use crate::exit::Failure;
+use crate::rights::{self, Capability, Held, Later, LoadingRights};
 
 /// Longest sleep while the ring is empty: calls that have ended are reported no later than this after they may be.
 const POLL: Duration = Duration::from_millis(20);
@@ -91,16 +92,43 @@ pub fn capture_options(config: &CaptureConfig) -> Options {
     }
 }
 
-/// Loads and attaches the kernel programs.
+/// Loads and attaches the kernel programs, and gives up the rights that this took; with `keeps_file` the command has a file to
+/// write for the next agent. No thread may have been started.
 ///
 /// # Errors
-/// A permission is missing, or no backend works on this kernel.
-pub fn start_capture(config: &CaptureConfig) -> Result<KernelCapture, Failure> {
-    probe::privileges().map_err(|error| Failure::NoPermission(format!("{error:#}")))?;
-    let capture = KernelCapture::start(&capture_options(config))
-        .context("cannot watch this kernel (`grpcscope check` says more)")?;
+/// A permission is missing, no backend works on this kernel, or the rights cannot be given up.
+pub fn start_capture(config: &Config, keeps_file: bool) -> Result<KernelCapture, Failure> {
+    let capture = KernelCapture::start(&capture_options(&config.capture)).map_err(why_not)?;
     tracing::info!(backend = capture.backend().name(), reason = capture.reason(), "watching socket calls");
+    let read = || capture.counters().map(drop);
+    let later = Later { change: capture.may_change(), keep_file: keeps_file };
+    let left = rights::give_up(config.rights, later, &read).context("cannot give up rights")?;
+    tracing::info!(
+        user = left.user,
+        capabilities = left.kept.join(" "),
+        set_aside = left.set_aside.join(" "),
+        system_calls = ?config.rights.system_calls,
+        "gave up all other rights"
+    );
+    if left.bounded {
+        tracing::debug!("the bounding set stays, since CAP_SETPCAP is not held: no_new_privs makes it void");
+    }
     Ok(capture)
+}
+
+/// The kernel says of each thing that it refuses no more than EPERM: what is not held is the likely reason.
+fn why_not(error: anyhow::Error) -> Failure {
+    let needed = Capability::to_load(kernel::Backend::TpBtf);
+    let missing = Held::now().map(|held| held.missing(needed)).unwrap_or_default();
+    if missing.is_empty() {
+        return error.context("cannot watch this kernel (`grpcscope check` says more)").into();
+    }
+    let names: Vec<String> = missing.iter().map(|missing| format!("CAP_{}", missing.name())).collect();
+    Failure::NoPermission(format!(
+        "no permission to watch this kernel: {} missing (run as root, or in Kubernetes {}); `grpcscope check` says more",
+        names.join(" and "),
+        rights::kubernetes(&missing)
+    ))
 }
 
 /// Reads until `stop`, and once more after it, so that nothing that was captured is left. What is open then is left for
@@ -164,10 +192,12 @@ fn change<L: Listener>(
 ) -> anyhow::Result<()> {
     let from = capture.backend();
     tracing::warn!(backend = from.name(), %blind, "socket calls are missed, trying another way");
-    if !capture
+    let rights = LoadingRights::take().context("take the rights to load that were set aside")?;
+    let changed = capture
         .change(blind, &mut |captured| pipeline.handle_captured(captured))
-        .context("change the way in")?
-    {
+        .context("change the way in")?;
+    rights.give_back(capture.may_change()).context("give the rights to load back")?;
+    if !changed {
         return Ok(());
     }
     let (to, reason) = (capture.backend(), capture.reason());

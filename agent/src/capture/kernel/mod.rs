@@ -69,7 +69,6 @@ pub struct KernelCapture {
 impl KernelCapture {
     /// Loads and attaches the programs.
     pub fn start(options: &Options) -> Result<Self> {
-        probe::privileges()?;
         probe::raise_memory_limit();
         let (model, source) = preemption::of_this_kernel();
         let (mut order, why) = choice::order(options.backend, (model, source));
@@ -92,6 +91,12 @@ impl KernelCapture {
     /// second. With nothing else to change to the answer is always no, and the counters have to speak for themselves.
     pub fn is_blind(&mut self, now_ns: u64, counters: &Counters) -> Option<Blind> {
         self.watch.judge(now_ns, counters).filter(|_| !self.others.is_empty())
+    }
+
+    /// Whether there is another backend that may be changed to, which takes the rights of loading.
+    #[must_use]
+    pub fn may_change(&self) -> bool {
+        !self.others.is_empty()
     }
 
     /// Changes to the next backend that works. What the old one has seen goes to `sink`, and nothing of it follows:

@@ -1,7 +1,5 @@
 //! What this kernel allows, for `grpcscope check` and for the choice of the backend.
 
-use anyhow::{Result, bail};
-
 use super::choice::{Backend, BackendChoice, LoopChoice};
 use super::{KernelCapture, Options};
 
@@ -28,24 +26,6 @@ pub fn kernel_release() -> String {
 #[must_use]
 pub fn has_btf() -> bool {
     std::path::Path::new(BTF_PATH).exists()
-}
-
-/// Fails with one clear line if this process may not load programs.
-pub fn privileges() -> Result<()> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
-    let has = |bit: u32| effective >> bit & 1 != 0;
-    // linux/capability.h: CAP_SYS_ADMIN 21, CAP_PERFMON 38, CAP_BPF 39.
-    if has(21) || (has(38) && has(39)) {
-        return Ok(());
-    }
-    bail!(
-        "no permission to load kernel programs: run as root, or with CAP_BPF and CAP_PERFMON (in Kubernetes: securityContext.capabilities.add)"
-    )
 }
 
 /// Programs and maps count as locked memory before 5.11.

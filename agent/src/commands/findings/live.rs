@@ -28,7 +28,7 @@ use crate::pipeline::{self, Listener, Pipeline, Stop, Subject};
 /// A permission is missing, the kernel cannot be watched, or a signal came.
 pub(super) fn execute(args: &FindingsArgs, config: &Config) -> Result<(), Failure> {
     let filter = args.filter();
-    let capture = pipeline::start_capture(&config.capture)?;
+    let capture = pipeline::start_capture(config, false)?;
     let form = if args.json {
         Form::Json
     } else {
