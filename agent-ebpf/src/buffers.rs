@@ -61,7 +61,8 @@ pub unsafe fn of_system_call(walk: *mut Walk, task: u64, moved: u64) -> u32 {
             return Counter::SkippedCompat as u32;
         }
         let regs = bpf_task_pt_regs(task as *mut _) as u64;
-        let number: u64 = field(regs, config!(REGS_NUMBER));
+        // Not all eight octets: on arm64 the number has four, and what stands behind it is not its own.
+        let number: u64 = field::<u32>(regs, config!(REGS_NUMBER)).into();
         let second: u64 = field(regs, config!(REGS_SECOND));
         let third: u64 = field(regs, config!(REGS_THIRD));
         if number == config!(NR_READ)

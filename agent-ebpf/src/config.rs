@@ -89,7 +89,7 @@ constants! {
     /// socket.type, i16.
     SOCKET_TYPE,
 
-    /// pt_regs: number of the system call, u64.
+    /// pt_regs: number of the system call, its lower 32 bits.
     REGS_NUMBER,
     /// pt_regs: second argument.
     REGS_SECOND,
