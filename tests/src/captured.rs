@@ -18,6 +18,7 @@ pub fn start() -> anyhow::Result<KernelCapture> {
         backend: BackendChoice::Only(Backend::TpBtf),
         loops: LoopChoice::Auto,
         ignored_pid: None,
+        count_instructions: false,
         ..Options::default()
     };
     KernelCapture::start(&options)

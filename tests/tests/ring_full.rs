@@ -47,6 +47,7 @@ fn records_that_do_not_fit_are_counted_and_every_one_of_them_is_missed_by_the_re
         backend: BackendChoice::Only(Backend::TpBtf),
         loops: LoopChoice::Auto,
         ignored_pid: None,
+        count_instructions: false,
     })
     .expect("the programs load");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

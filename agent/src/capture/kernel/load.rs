@@ -12,6 +12,7 @@ use aya::{Btf as AyaBtf, Ebpf, EbpfLoader};
 use super::Options;
 use super::btf::Btf;
 use super::choice::{Attempt, Backend, attempts};
+use super::instructions::ByLog;
 use super::{offsets, probe, trial};
 
 /// Steps of one call with `bpf_loop`: a megabyte of 32-byte frames.
@@ -26,7 +27,7 @@ pub struct LoadedProgram {
     pub name: String,
     /// File descriptor, for what `/proc/self/fdinfo` says of it.
     pub fd: i32,
-    /// Instructions that the verifier followed, if the kernel tells (5.16).
+    /// Instructions that the verifier followed, if the kernel tells (5.16) or they were counted.
     pub verified: Option<u32>,
 }
 
@@ -46,6 +47,9 @@ pub(super) struct Prepared {
     attempt: Attempt,
     /// Programs by name, and where each of them goes; in the order in which they are attached.
     places: Vec<(String, &'static [&'static str])>,
+    /// Programs that only others go on into.
+    continuations: Vec<String>,
+    counts: ByLog,
 }
 
 /// Loads the first of `backends` that the kernel takes and attaches it; `why` says why that is the order. What cannot
@@ -176,6 +180,8 @@ fn prepare_one(attempt: Attempt, options: &Options, btf: &Btf<'_>) -> Result<Pre
     for (name, value) in &constants {
         loader.override_global(name, value, true);
     }
+    let mut counts = ByLog::new(options.count_instructions, btf);
+    counts.prepare(&mut loader);
     let mut ebpf = loader.load(OBJECT).map_err(|error| plain(&error)).context("create the maps")?;
 
     let suffix = if attempt.bpf_loop { "loop" } else { "bounded" };
@@ -190,21 +196,25 @@ fn prepare_one(attempt: Attempt, options: &Options, btf: &Btf<'_>) -> Result<Pre
         names.push(("k_send_enter".to_owned(), SENDS));
         names.push(("k_recv_enter".to_owned(), RECEIVES));
     }
+    let mut continuations = Vec::new();
     for (name, functions, array) in places {
         if !attempt.bpf_loop {
             let cont = format!("{name}_cont");
+            counts.count(&mut ebpf, &cont, functions[0], &kernel);
             load_one(&mut ebpf, &cont, functions[0], &kernel).with_context(|| format!("load {cont}"))?;
             let fd = program(&mut ebpf, &cont)?.fd()?.try_clone()?;
             let map = ebpf.map_mut(array).context("the kernel object lacks a continuation")?;
             ProgramArray::try_from(map)?.set(0, &fd, 0).context("set the continuation")?;
+            continuations.push(cont);
         }
         names.push((format!("{name}_{suffix}"), functions));
     }
     for (name, functions) in &names {
+        counts.count(&mut ebpf, name, functions[0], &kernel);
         load_one(&mut ebpf, name, functions[0], &kernel)
             .with_context(|| format!("load {name} for {}", functions.join(", ")))?;
     }
-    Ok(Prepared { ebpf, attempt, places: names })
+    Ok(Prepared { ebpf, attempt, places: names, continuations, counts })
 }
 
 impl Prepared {
@@ -217,10 +227,10 @@ impl Prepared {
                 attach_one(program(&mut self.ebpf, name)?, function)
                     .with_context(|| format!("{}: attach to {function}", self.attempt.backend.name()))?;
             }
-            let program = program(&mut self.ebpf, name)?;
-            let fd = std::os::fd::AsRawFd::as_raw_fd(&program.fd()?.as_fd());
-            let verified = program.info().ok().and_then(|info| info.verified_instruction_count());
-            programs.push(LoadedProgram { name: name.clone(), fd, verified });
+            programs.push(loaded(&mut self.ebpf, name, &self.counts)?);
+        }
+        for name in &self.continuations {
+            programs.push(loaded(&mut self.ebpf, name, &self.counts)?);
         }
         let mut reason = format!("{} attached", self.attempt.backend.name());
         if !self.attempt.bpf_loop {
@@ -256,6 +266,12 @@ impl Loaded {
         }
         Ok(())
     }
+}
+
+fn loaded(ebpf: &mut Ebpf, name: &str, counts: &ByLog) -> Result<LoadedProgram> {
+    let program = program(ebpf, name)?;
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&program.fd()?.as_fd());
+    Ok(LoadedProgram { name: name.to_owned(), fd, verified: counts.of(name, program) })
 }
 
 /// Bytes of records that each CPU makes before it wakes the reader: an eighth of the ring among all CPUs, so

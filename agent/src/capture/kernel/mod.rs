@@ -6,6 +6,7 @@
 pub mod blindness;
 pub mod btf;
 pub mod choice;
+mod instructions;
 pub mod load;
 pub mod offsets;
 pub mod preemption;
@@ -36,6 +37,9 @@ pub struct Options {
     pub loops: LoopChoice,
     /// A process whose sockets are not looked at: the agent itself.
     pub ignored_pid: Option<u32>,
+    /// Find out for every program how many instructions the verifier follows, also where the kernel does not tell of loaded
+    /// programs (before 5.16): these are verified twice. For measurements; meanwhile the process can open no file.
+    pub count_instructions: bool,
 }
 
 impl Default for Options {
@@ -46,6 +50,7 @@ impl Default for Options {
             backend: BackendChoice::Auto,
             loops: LoopChoice::Auto,
             ignored_pid: Some(std::process::id()),
+            count_instructions: false,
         }
     }
 }

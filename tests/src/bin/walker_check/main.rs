@@ -114,6 +114,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
             LoopArgument::Bounded => LoopChoice::Bounded,
         },
         ignored_pid: None,
+        count_instructions: false,
     };
     let started = std::time::Instant::now();
     let mut capture = KernelCapture::start(&options)?;
