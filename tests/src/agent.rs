@@ -138,15 +138,16 @@ impl Watch {
         Self::of(command, folder)
     }
 
-    /// The same with any command.
+    /// The same with any command. It may run on an emulated machine, where loading large programs takes minutes.
     ///
     /// # Errors
     /// When it does not come up.
     pub fn of(mut command: Command, folder: &Path) -> anyhow::Result<Self> {
         let process = Process::start("grpcscope", &mut command, &folder.join("grpcscope.log"))?;
-        let deadline = Instant::now() + PATIENCE;
+        let patience = 5 * PATIENCE;
+        let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
-            match process.next_line(PATIENCE).map(|line| observed::parse(&line)).transpose()? {
+            match process.next_line(patience).map(|line| observed::parse(&line)).transpose()? {
                 Some(Line::Other(value)) if value["type"] == "ready" => {
                     return Ok(Watch { process, seen: Vec::new(), connections: Vec::new() });
                 }

@@ -53,6 +53,8 @@ pub struct Call {
     pub request_bytes: u64,
     /// Bytes of the messages from the server.
     pub response_bytes: u64,
+    /// Whether the numbers of messages and bytes are those of the whole call.
+    pub messages_exact: bool,
     /// Observed process; absent in a recording.
     pub pid: Option<u32>,
     /// Its service name; absent in a recording.

@@ -41,6 +41,7 @@ fn seen(method: &str) -> Call {
         response_messages: 1,
         request_bytes: 10,
         response_bytes: 10,
+        messages_exact: true,
         pid: None,
         service: None,
     }
@@ -168,6 +169,21 @@ fn unknown_fits_only_the_late_and_wrong_fits_nobody() {
     assert_eq!(missing(&call, Joined::Late), 0);
     call.status = Some(13);
     assert_eq!(missing(&call, Joined::Late), 1);
+}
+
+#[test]
+fn what_was_lost_of_a_call_is_unknown_only_where_the_observer_says_so() {
+    let truths = [truth(made("Unary", 0))];
+    let missing = |call: &Call| compare(&truths, std::slice::from_ref(call), Joined::Late).missing.len();
+    let mut call = seen("Unary");
+    call.response_bytes = 3;
+    assert_eq!(missing(&call), 1, "inexact, and said to be exact");
+    call.messages_exact = false;
+    assert_eq!(missing(&call), 0);
+    call.duration_ns = None;
+    assert_eq!(missing(&call), 0, "its beginning may be lost");
+    let from_the_start = compare(&truths, std::slice::from_ref(&call), Joined::FromTheStart);
+    assert_eq!(from_the_start.missing.len(), 1);
 }
 
 #[test]
