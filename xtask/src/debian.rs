@@ -19,6 +19,7 @@ const LISTS_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// The packages of some of Debian's releases.
 pub(crate) struct Archive {
+    arch: &'static str,
     releases: &'static [&'static str],
     dir: PathBuf,
 }
@@ -27,9 +28,10 @@ impl Archive {
     /// Writes the configuration and fetches the lists if they are missing or older than a day.
     ///
     /// The lists are what takes long, so it pays to name few releases.
-    pub(crate) fn open(releases: &'static [&'static str]) -> Result<Self> {
-        let archive =
-            Self { releases, dir: repo::cache().join("apt").join(format!("kernels-{}", releases.join("-"))) };
+    /// `arch` is Debian's name of the architecture.
+    pub(crate) fn open(arch: &'static str, releases: &'static [&'static str]) -> Result<Self> {
+        let name = format!("kernels-{arch}-{}", releases.join("-"));
+        let archive = Self { arch, releases, dir: repo::cache().join("apt").join(name) };
         if !archive.has_fresh_lists() {
             archive.configure()?;
             archive.update()?;
@@ -90,7 +92,7 @@ impl Archive {
             let dir = self.dir.join(dir);
             fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         }
-        let dir = self.dir.display();
+        let (dir, arch) = (self.dir.display(), self.arch);
         // How the machine reaches the mirror (proxies, checks of dates) is taken over; its hooks are not, because
         // some empty the system's package cache, perhaps under another apt that is at work.
         let access = cmd("apt-config").args(["dump", "Acquire"]).read()?;
@@ -104,6 +106,8 @@ impl Archive {
              Dir::Etc::parts \"/dev/null\";\n\
              Dir::Etc::sourcelist \"{dir}/sources.list\";\n\
              Dir::Etc::sourceparts \"/dev/null\";\n\
+             APT::Architecture \"{arch}\";\n\
+             APT::Architectures {{ \"{arch}\"; }};\n\
              Acquire::Languages \"none\";\n\
              Acquire::Retries \"3\";\n\
              Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\

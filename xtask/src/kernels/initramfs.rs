@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Job, guest_name};
+use super::{Arch, Job, guest_name};
 use crate::shell::cmd;
 
 const DIRECTORY: u32 = 0o040_755;
@@ -21,8 +21,9 @@ const CHARACTER_DEVICE: u32 = 0o020_600;
 /// What init writes on the result port around the program's own lines.
 pub(super) const MARK: &str = "@@grpcscope";
 
-/// The archive for these jobs: `files[0]` is the program.
+/// The archive for these jobs, whose programs are among the files.
 pub(super) fn build(
+    arch: Arch,
     busybox: &Path,
     files: &[PathBuf],
     jobs: &[Job],
@@ -42,7 +43,11 @@ pub(super) fn build(
         archive.add(&guest_name(file)?, EXECUTABLE, (0, 0), &read(file)?);
     }
     let mut directories = BTreeSet::new();
-    for library in libraries(&files[0])? {
+    let mut all_libraries = BTreeSet::new();
+    for file in files {
+        all_libraries.extend(libraries(file)?);
+    }
+    for library in all_libraries {
         let name = library.strip_prefix("/").unwrap_or(&library).to_owned();
         // From the outermost directory inwards, each once.
         let parents: Vec<&Path> =
@@ -54,7 +59,7 @@ pub(super) fn build(
         }
         archive.add(&name.to_string_lossy(), EXECUTABLE, (0, 0), &read(&library)?);
     }
-    let init = init_script(&guest_name(&files[0])?, jobs, run_timeout_seconds);
+    let init = init_script(arch, jobs, run_timeout_seconds);
     archive.add("init", EXECUTABLE, (0, 0), init.as_bytes());
     Ok(archive.finish())
 }
@@ -66,7 +71,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 /// Mounts what a tracing program expects, runs each job with a limit, and turns the machine off.
 ///
 /// Results go to the second serial port, so that no kernel message ever lands inside one.
-fn init_script(program: &str, jobs: &[Job], run_timeout_seconds: u64) -> String {
+fn init_script(arch: Arch, jobs: &[Job], run_timeout_seconds: u64) -> String {
     let mut script = format!(
         "#!/bin/sh\n\
          /bin/busybox --install -s /bin\n\
@@ -82,16 +87,19 @@ fn init_script(program: &str, jobs: &[Job], run_timeout_seconds: u64) -> String 
          ip link set lo up\n\
          ulimit -n 65536\n\
          ulimit -l unlimited\n\
-         exec >/dev/ttyS1 2>&1 </dev/null\n\
-         stty raw -echo </dev/ttyS1\n\
-         echo '{MARK} booted' $(uname -r)\n"
+         {silence}\
+         exec >{port} 2>&1 </dev/null\n\
+         stty raw -echo <{port}\n\
+         echo '{MARK} booted' $(uname -r)\n",
+        port = arch.result_device(),
+        silence = if arch.has_result_port() { "" } else { "dmesg -n 1\n" },
     );
     for (number, job) in jobs.iter().enumerate() {
         let arguments: String = job.arguments.iter().map(|arg| format!(" {}", quoted(arg))).collect();
         script += &format!(
             "timeout -k 5 {run_timeout_seconds} {}{arguments}\n\
              code=$?; echo; echo '{MARK} exit {number}' $code\n",
-            quoted(&format!("/{program}"))
+            quoted(&format!("/{}", job.program))
         );
     }
     // With -no-reboot this ends qemu, and it needs no ACPI.
@@ -149,13 +157,14 @@ impl Cpio {
     }
 }
 
-/// The shared libraries that a program needs, and its loader (`ld.so`), as this machine has them. So the program
+/// The shared libraries that a program needs (none, if it is static or no program), and its loader (`ld.so`), as this machine has them. So the program
 /// of an ordinary build runs where there is nothing else, and no second build for a static one is needed.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     match has_interpreter(&read(program)?) {
         Some(true) => {}
         Some(false) => return Ok(Vec::new()),
-        None => bail!("{} is not a 64-bit ELF program", program.display()),
+        // A file of data.
+        None => return Ok(Vec::new()),
     }
     let listed = cmd("ldd")
         .arg(program)
@@ -234,8 +243,9 @@ mod tests {
 
     #[test]
     fn arguments_reach_the_program_as_they_are() {
-        let jobs = [Job { backend: None, arguments: vec!["it's".into(), "$HOME".into()] }];
-        let script = init_script("check", &jobs, 60);
+        let arguments = vec!["it's".into(), "$HOME".into()];
+        let jobs = [Job { program: "check".into(), backend: None, arguments }];
+        let script = init_script(Arch::X86_64, &jobs, 60);
         assert!(script.contains(r"timeout -k 5 60 '/check' 'it'\''s' '$HOME'"), "{script}");
     }
 }

@@ -1,12 +1,18 @@
-//! `cargo xtask kernels`: runs a test program, normally the check of the frame walker, on Debian's kernels.
+//! `cargo xtask kernels`: runs the checks of the agent, or another test program, on Debian's kernels.
 //!
-//! kernel package → vmlinuz → initramfs with the program → qemu → what the program said → table and JSON.
+//! kernel package → vmlinuz → initramfs with the programs → qemu → what the programs said → table and JSON.
+//!
+//! Two checks, which are programs of `tests`: `walker_check` holds what each way of capture ships against random traffic, byte by
+//! byte; `calls_check` runs the agent itself beside tonic applications and compares every call, for every way of capture that
+//! the agent knows.
 //!
 //! Emulation only (`-accel tcg`): it works in every container, and `/dev/kvm` may exist and not work.
 //! Deliberately without modules, disks and networks: what a run needs lies in the initramfs.
 
+mod arch;
 mod initramfs;
 mod package;
+mod programs;
 mod report;
 mod vm;
 
@@ -17,21 +23,22 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
+pub(crate) use arch::Arch;
 pub(crate) use package::{Kernel, busybox_path, fetch_busybox};
 pub(crate) use report::{Outcome, Run};
 
 use crate::repo;
-use crate::setup::{self, Purpose};
-use crate::shell::{cmd, which};
-
-/// The emulator.
-pub(crate) const QEMU: &str = "qemu-system-x86_64";
+use crate::setup;
 
 /// The oldest kernel that is supported and the one of Debian's stable release: small enough for every CI run.
 pub(crate) const SERIES_OF_CI: [&str; 2] = ["5.10", "6.12"];
 
-/// All that `--all` runs; `newest` is the newest of any Debian release.
-const SERIES: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "newest"];
+/// All that `--all` runs, per architecture; `newest` is the newest of any Debian release.
+const ALL: [(Arch, &[&str]); 2] =
+    [(Arch::X86_64, &["5.10", "6.1", "6.12", "6.18", "newest"]), (Arch::Aarch64, &["6.1", "6.12"])];
+
+/// The models that `--models` compares: where none of them exists, the one that the kernel boots with.
+const MODELS: [&str; 3] = ["none", "lazy", "full"];
 
 /// Which kernels, and what to run there.
 #[derive(clap::Args)]
@@ -39,9 +46,21 @@ pub(crate) struct Args {
     /// A kernel series, as 5.10 or 6.12, or `newest`; may be given several times. Default: 5.10 and 6.12.
     #[arg(long = "kernel", value_name = "SERIES")]
     series: Vec<String>,
-    /// 5.10, 6.1, 6.12, 6.18 and the newest.
-    #[arg(long, conflicts_with = "series")]
+    /// 5.10, 6.1, 6.12, 6.18 and the newest, and 6.1 and 6.12 for aarch64; with `--models`.
+    #[arg(long, conflicts_with_all = ["series", "arch", "preempt"])]
     all: bool,
+    /// The machine: needs the static programs for it where it is not this one.
+    #[arg(long, value_enum, default_value = "x86_64")]
+    arch: Arch,
+    /// What to run; may be given several times.
+    #[arg(long = "check", value_enum, default_values_t = [Check::Walker, Check::Calls])]
+    checks: Vec<Check>,
+    /// End to end with each preemption model of `none`, `lazy` and `full` that the kernel has, instead of its default.
+    #[arg(long, conflicts_with = "preempt")]
+    models: bool,
+    /// Calls of each end-to-end run, of all clients together.
+    #[arg(long, default_value_t = 120)]
+    calls: u64,
     /// How the kernel programs attach; may be given several times.
     #[arg(long = "backend", value_enum, default_values_t = [Backend::Fexit, Backend::TpBtf, Backend::Kprobe])]
     backends: Vec<Backend>,
@@ -64,7 +83,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum)]
     preempt: Option<Preempt>,
     /// Run this program instead of the walker check, with the arguments after `--`.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["backends", "looping", "seeds", "change", "blocked", "parallel"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["backends", "looping", "seeds", "change", "blocked", "parallel", "checks", "calls"])]
     program: Option<PathBuf>,
     /// A file to put beside the program (in `/`); may be given several times.
     #[arg(long = "file", value_name = "FILE")]
@@ -104,12 +123,23 @@ impl Backend {
     ///
     /// fexit and kprobes are older than anything we support on x86_64; the tracepoints `sock_send_length` and
     /// `sock_recv_length` came with 6.3.
-    fn first_kernel(self) -> (u32, u32) {
-        match self {
-            Self::Fexit | Self::Kprobe => (5, 5),
-            Self::TpBtf => (6, 3),
+    fn first_kernel(self, arch: Arch) -> (u32, u32) {
+        match (self, arch) {
+            (Self::Fexit, Arch::X86_64) | (Self::Kprobe, _) => (5, 5),
+            // arm64 loads such programs since 6.0 and cannot attach them to kernel functions before this.
+            (Self::Fexit, Arch::Aarch64) => (6, 4),
+            (Self::TpBtf, _) => (6, 3),
         }
     }
+}
+
+/// A test program.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Check {
+    /// The frame walker against random traffic, byte by byte.
+    Walker,
+    /// The agent beside tonic applications, call by call.
+    Calls,
 }
 
 /// Values of the kernel's parameter `preempt=`.
@@ -123,6 +153,8 @@ enum Preempt {
 
 /// One start of the program in a booted kernel.
 struct Job {
+    /// Its name in the initramfs.
+    program: String,
     backend: Option<Backend>,
     arguments: Vec<String>,
 }
@@ -139,14 +171,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The walker check with its defaults on the kernels of CI, for `cargo xtask test`.
+/// Both checks on the kernels of CI, shorter than by themselves, for `cargo xtask test`.
 pub(crate) fn run_for_ci() -> Result<Vec<Run>> {
     #[derive(clap::Parser)]
     struct Defaults {
         #[command(flatten)]
         args: Args,
     }
-    let defaults: Defaults = clap::Parser::parse_from(["kernels"]);
+    let defaults: Defaults = clap::Parser::parse_from(["kernels", "--seeds", "1", "--calls", "60"]);
     let runs = run_all(&defaults.args)?;
     report::print_table(&runs);
     Ok(runs)
@@ -155,103 +187,107 @@ pub(crate) fn run_for_ci() -> Result<Vec<Run>> {
 fn run_all(args: &Args) -> Result<Vec<Run>> {
     if !cfg!(target_arch = "x86_64") {
         bail!(
-            "the kernels are x86_64 kernels and the program runs inside them: this needs an x86_64 machine"
+            "the programs are built on x86_64 for the kernels that are booted: this needs an x86_64 machine"
         );
     }
-    if which(QEMU).is_none() || !busybox_path().exists() {
-        setup::set_up(&[Purpose::Kernels])?;
-    }
-    let series: Vec<&str> = match args.series.as_slice() {
-        [] if args.all => SERIES.to_vec(),
-        [] => SERIES_OF_CI.to_vec(),
-        chosen => chosen.iter().map(String::as_str).collect(),
+    let machines: Vec<(Arch, Vec<&str>)> = match args.series.as_slice() {
+        [] if args.all => ALL.iter().map(|(arch, series)| (*arch, series.to_vec())).collect(),
+        [] => vec![(args.arch, SERIES_OF_CI.to_vec())],
+        chosen => vec![(args.arch, chosen.iter().map(String::as_str).collect())],
     };
-    let program = match &args.program {
-        Some(path) => path.clone(),
-        None => build_walker_check()?,
-    };
-    let initramfs_files = [program].into_iter().chain(args.files.iter().cloned()).collect::<Vec<_>>();
-    let jobs = jobs(args);
-
     let mut runs = Vec::new();
-    for series in series {
-        let kernel = Kernel::of_series(series);
-        if kernel.release().is_none() {
-            kernel.fetch()?;
-        }
-        let release = kernel.release().with_context(|| format!("read the release of kernel {series}"))?;
-        eprintln!("kernel {release}: {} runs", jobs.len());
-        let machine = vm::Machine {
-            vmlinuz: kernel.vmlinuz(),
-            parameters: parameters(args.preempt),
-            cpu: cpu(version(&release)),
-            files: &initramfs_files,
-            run_timeout: Duration::from_secs(args.timeout_seconds),
+    for (arch, series) in machines {
+        setup::set_up_machine(arch)?;
+        let mut files = match &args.program {
+            Some(path) => vec![path.clone()],
+            None => programs::build(arch, &args.checks)?,
         };
-        let work = repo::cache().join("vm").join(format!("{series}-{}", std::process::id()));
-        fs::create_dir_all(&work).with_context(|| format!("make {}", work.display()))?;
-        let session = machine.boot(&jobs, &work)?;
-        runs.extend(report::judge(&release, version(&release), &jobs, &session));
-        if runs.iter().all(|run| run.outcome != Outcome::Failed) {
-            fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()))?;
-        } else {
-            eprintln!("kernel {release}: console and output are kept in {}", work.display());
+        files.extend(args.files.iter().cloned());
+        let jobs = jobs(args, &guest_name(&files[0])?);
+        for series in series {
+            runs.extend(run_on(args, &Kernel::of(arch, series), &files, &jobs)?);
         }
     }
     Ok(runs)
 }
 
-fn jobs(args: &Args) -> Vec<Job> {
-    if args.program.is_some() {
-        return vec![Job { backend: None, arguments: args.arguments.clone() }];
+/// All jobs on one kernel.
+fn run_on(args: &Args, kernel: &Kernel, files: &[PathBuf], jobs: &[Job]) -> Result<Vec<Run>> {
+    if kernel.release().is_none() {
+        kernel.fetch()?;
     }
-    let job = |backend: Option<Backend>| {
-        let mut arguments = vec!["--json".to_owned()];
-        for (name, value) in [
-            ("--backend", backend.map_or("auto", Backend::name)),
-            ("--loop", &args.looping),
-            ("--seeds", &args.seeds.to_string()),
-            ("--blocked", &args.blocked.to_string()),
-            ("--parallel", &args.parallel.to_string()),
-        ] {
-            arguments.extend([name.to_owned(), value.to_owned()]);
-        }
-        if args.change {
-            arguments.push("--change".to_owned());
-        }
-        Job { backend, arguments }
+    let release =
+        kernel.release().with_context(|| format!("read the release of kernel {}", kernel.series))?;
+    eprintln!("kernel {release}: {} programs", jobs.len());
+    let machine = vm::Machine {
+        arch: kernel.arch,
+        vmlinuz: kernel.vmlinuz(),
+        parameters: parameters(kernel.arch, args.preempt),
+        cpu: kernel.arch.cpu(version(&release)),
+        files,
+        run_timeout: Duration::from_secs(args.timeout_seconds),
     };
-    if args.change {
-        vec![job(None)]
+    let name = format!("{}-{}-{}", kernel.arch.name(), kernel.series, std::process::id());
+    let work = repo::cache().join("vm").join(name);
+    fs::create_dir_all(&work).with_context(|| format!("make {}", work.display()))?;
+    let session = machine.boot(jobs, &work)?;
+    let runs = report::judge(kernel.arch, &release, version(&release), jobs, &session);
+    if runs.iter().all(|run| run.outcome != Outcome::Failed) {
+        fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()))?;
     } else {
-        args.backends.iter().copied().map(|one| job(Some(one))).collect()
+        eprintln!("kernel {release}: console and output are kept in {}", work.display());
     }
+    Ok(runs)
 }
 
-/// Builds the walker check, as the tests do.
-fn build_walker_check() -> Result<PathBuf> {
-    cmd("cargo")
-        .args(["build", "--quiet", "--package", "tests", "--bin", "walker_check"])
-        .dir(repo::root())
-        .run()?;
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repo::root().join("target"), PathBuf::from);
-    Ok(target.join("debug").join("walker_check"))
+fn jobs(args: &Args, program: &str) -> Vec<Job> {
+    if args.program.is_some() {
+        let arguments = args.arguments.clone();
+        return vec![Job { program: program.to_owned(), backend: None, arguments }];
+    }
+    let mut jobs = Vec::new();
+    if args.checks.contains(&Check::Walker) {
+        if args.change {
+            jobs.push(walker_job(args, None));
+        } else {
+            jobs.extend(args.backends.iter().map(|backend| walker_job(args, Some(*backend))));
+        }
+    }
+    if args.checks.contains(&Check::Calls) && !args.change {
+        let mut arguments = vec!["--calls".to_owned(), args.calls.to_string()];
+        if args.all || args.models {
+            arguments.extend(MODELS.iter().flat_map(|model| ["--preempt".to_owned(), (*model).to_owned()]));
+        }
+        // Its ways of capture are those that the agent knows.
+        jobs.push(Job { program: programs::CALLS.to_owned(), backend: None, arguments });
+    }
+    jobs
 }
 
-fn parameters(preempt: Option<Preempt>) -> String {
-    // Without `earlyprintk` the console of 6.12 can stay mute; `panic=-1` with -no-reboot ends qemu at once.
-    let mut parameters = "console=ttyS0 earlyprintk=ttyS0 panic=-1 rdinit=/init".to_owned();
+fn walker_job(args: &Args, backend: Option<Backend>) -> Job {
+    let mut arguments = vec!["--json".to_owned()];
+    for (name, value) in [
+        ("--backend", backend.map_or("auto", Backend::name)),
+        ("--loop", &args.looping),
+        ("--seeds", &args.seeds.to_string()),
+        ("--blocked", &args.blocked.to_string()),
+        ("--parallel", &args.parallel.to_string()),
+    ] {
+        arguments.extend([name.to_owned(), value.to_owned()]);
+    }
+    if args.change {
+        arguments.push("--change".to_owned());
+    }
+    Job { program: programs::WALKER.to_owned(), backend, arguments }
+}
+
+fn parameters(arch: Arch, preempt: Option<Preempt>) -> String {
+    // `panic=-1` with -no-reboot ends qemu at once.
+    let mut parameters = format!("{} panic=-1 rdinit=/init", arch.console_parameters());
     if let Some(model) = preempt.and_then(|preempt| preempt.to_possible_value()) {
         parameters += &format!(" preempt={}", model.get_name());
     }
     parameters
-}
-
-/// QEMU 7.2 now and then corrupts the flags after a cmpxchg16b (seen on 6.12: a fault inside `kmalloc`), so kernels
-/// are kept from using it. From 7.0 on socket storage needs the instruction: without it every look-up is NULL.
-fn cpu(version: (u32, u32)) -> &'static str {
-    if version.0 < 7 { "max,cx16=off" } else { "max" }
 }
 
 /// Major and minor version of a release such as `6.12.107+deb13-cloud-amd64`.

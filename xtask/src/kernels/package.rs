@@ -8,20 +8,25 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use super::Arch;
 use crate::debian::Archive;
 use crate::repo;
 
-const FLAVOUR: &str = "-cloud-amd64";
-
 /// The newest Debian kernel of a series.
 pub(crate) struct Kernel {
+    pub(crate) arch: Arch,
     /// Such as `6.12`, or `newest`.
     pub(crate) series: String,
 }
 
 impl Kernel {
-    pub(crate) fn of_series(series: &str) -> Self {
-        Self { series: series.to_owned() }
+    pub(crate) fn of(arch: Arch, series: &str) -> Self {
+        Self { arch, series: series.to_owned() }
+    }
+
+    /// What the packages of the flavour end in.
+    fn flavour(&self) -> String {
+        format!("-cloud-{}", self.arch.debian())
     }
 
     /// What `uname -r` says there, or `None` if the kernel is not in the cache.
@@ -37,7 +42,7 @@ impl Kernel {
 
     /// Downloads it.
     pub(crate) fn fetch(&self) -> Result<()> {
-        let archive = Archive::open(self.releases())?;
+        let archive = Archive::open(self.arch.debian(), self.releases())?;
         let release = self.newest_release(&archive)?;
         let image = format!("linux-image-{release}");
         // From 6.19 on the package of the image is a shell around this one.
@@ -63,7 +68,7 @@ impl Kernel {
         let names = archive.names("linux-image-")?;
         let releases = names
             .iter()
-            .filter(|name| name.ends_with(FLAVOUR))
+            .filter(|name| name.ends_with(&self.flavour()))
             .filter_map(|name| name.strip_prefix("linux-image-"))
             .filter(|release| release.starts_with(|first: char| first.is_ascii_digit()));
         let is_newest = self.series == "newest";
@@ -76,7 +81,7 @@ impl Kernel {
     }
 
     fn dir(&self) -> PathBuf {
-        repo::cache().join("kernels").join(&self.series)
+        folder(self.arch).join(&self.series)
     }
 }
 
@@ -85,18 +90,24 @@ pub(super) fn numbers(release: &str) -> Vec<u32> {
     release.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
 }
 
+/// Where the files of an architecture are kept.
+fn folder(arch: Arch) -> PathBuf {
+    let kernels = repo::cache().join("kernels");
+    if arch.is_this_machine() { kernels } else { kernels.join(arch.name()) }
+}
+
 /// The static busybox that is the user space of the initramfs.
-pub(crate) fn busybox_path() -> PathBuf {
-    repo::cache().join("kernels").join("busybox")
+pub(crate) fn busybox_path(arch: Arch) -> PathBuf {
+    folder(arch).join("busybox")
 }
 
 /// Downloads busybox.
-pub(crate) fn fetch_busybox() -> Result<()> {
-    let path = busybox_path();
+pub(crate) fn fetch_busybox(arch: Arch) -> Result<()> {
+    let path = busybox_path(arch);
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
     }
-    Archive::open(&["trixie"])?.extract(
+    Archive::open(arch.debian(), &["trixie"])?.extract(
         "busybox-static",
         &["bin/busybox".into(), "usr/bin/busybox".into()],
         &path,

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::vm::{JobOutput, Session};
-use super::{Backend, Job};
+use super::{Arch, Backend, Job};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,49 +29,127 @@ impl Outcome {
     }
 }
 
-/// One run of the program on one kernel.
+/// One run of a check on one kernel.
 pub(crate) struct Run {
     pub(crate) kernel: String,
     pub(crate) outcome: Outcome,
-    backend: Option<Backend>,
+    arch: Arch,
+    /// By the agent's name of it; `None` for a program that has none.
+    backend: Option<String>,
     exit_code: Option<i32>,
     boot: Option<Duration>,
     took: Option<Duration>,
     /// Why it failed or was refused, or the last thing that it said.
     detail: String,
-    /// The last line of JSON that it printed.
+    /// The line of JSON that it printed.
     report: Option<Value>,
 }
 
+/// Half of what verifiers follow at most (BPF_COMPLEXITY_LIMIT_INSNS), since another version of the kernel may follow more of the
+/// same program.
+const INSTRUCTIONS_MAX: u64 = 500_000;
+
 /// Judges every job of a session, those that never ran too.
-pub(super) fn judge(kernel: &str, version: (u32, u32), jobs: &[Job], session: &Session) -> Vec<Run> {
-    let judge_one = |(number, job): (usize, &Job)| {
+pub(super) fn judge(
+    arch: Arch,
+    kernel: &str,
+    version: (u32, u32),
+    jobs: &[Job],
+    session: &Session,
+) -> Vec<Run> {
+    let mut runs = Vec::new();
+    for (number, job) in jobs.iter().enumerate() {
         let output = session.jobs.get(number);
-        let (outcome, detail) = match output {
-            Some(output) => verdict(output, job.backend, version),
-            None => {
-                let why =
-                    if session.timed_out { "the machine was out of time" } else { "the machine went down" };
-                let console = session.console_tail.join("\n      ");
-                (Outcome::Failed, format!("{why}; its console ends:\n      {console}"))
-            }
-        };
-        Run {
-            kernel: kernel.to_owned(),
-            outcome,
-            backend: job.backend,
-            exit_code: output.map(|output| output.exit_code),
-            boot: session.boot,
-            took: output.map(|output| output.took),
-            detail,
-            report: output.and_then(report),
+        let run =
+            |backend: Option<String>, (outcome, detail): (Outcome, String), report: Option<Value>| Run {
+                kernel: kernel.to_owned(),
+                outcome,
+                arch,
+                backend,
+                exit_code: output.map(|output| output.exit_code),
+                boot: session.boot,
+                took: output.map(|output| output.took),
+                detail,
+                report,
+            };
+        // A check that goes through all backends prints a line for each; those that were printed before the end count.
+        let lines = output.map_or(session.rest.as_slice(), |output| output.lines.as_slice());
+        let several: Vec<Value> = lines.iter().filter_map(|line| line_of_calls(line)).collect();
+        let is_whole = output.is_some_and(|output| !several.is_empty() && output.exit_code < 2);
+        for line in several {
+            let backend = line["backend"].as_str().map(str::to_owned);
+            let verdict = verdict_of_line(&line, arch, version);
+            runs.push(run(backend, verdict, Some(line)));
         }
-    };
-    jobs.iter().enumerate().map(judge_one).collect()
+        if !is_whole {
+            let backend = job.backend.map(|backend| backend.name().to_owned());
+            let verdict = match output {
+                Some(output) => verdict(output, job.backend, arch, version),
+                None => {
+                    let why = if session.timed_out {
+                        "the machine was out of time"
+                    } else {
+                        "the machine went down"
+                    };
+                    let console = session.console_tail.join("\n      ");
+                    (Outcome::Failed, format!("{why}; its console ends:\n      {console}"))
+                }
+            };
+            runs.push(run(backend, verdict, output.and_then(report)));
+        }
+    }
+    runs
 }
 
-/// Half of what verifiers follow at most (BPF_COMPLEXITY_LIMIT_INSNS, a million): the next kernel's may count more.
-const INSTRUCTIONS_MAX: u64 = 500_000;
+/// Whether a kernel of that age may refuse the backend; one that nobody told us of has to work everywhere.
+fn may_be_refused(backend: Option<Backend>, arch: Arch, version: (u32, u32)) -> bool {
+    backend.is_some_and(|backend| version < backend.first_kernel(arch))
+}
+
+/// A line of the check of calls.
+fn line_of_calls(line: &str) -> Option<Value> {
+    serde_json::from_str(line).ok().filter(|value: &Value| value["check"] == "calls")
+}
+
+fn verdict_of_line(line: &Value, arch: Arch, version: (u32, u32)) -> (Outcome, String) {
+    let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+    let backend = Backend::from_str(&text("backend"), false).ok();
+    match text("result").as_str() {
+        "ok" => match over_the_bar(line) {
+            None => (Outcome::Ok, words(line)),
+            Some(program) => (Outcome::Failed, program),
+        },
+        "refused" if may_be_refused(backend, arch, version) => (Outcome::Refused, text("error")),
+        _ if !text("error").is_empty() => (Outcome::Failed, text("error")),
+        _ => (Outcome::Failed, format!("{} {}", words(line), line["differences"])),
+    }
+}
+
+/// A program whose verification takes too many instructions, or for which their number is not known.
+fn over_the_bar(line: &Value) -> Option<String> {
+    let programs = line["instructions"].as_object().into_iter().flatten();
+    let mut bad = programs.filter(|(_, count)| count.as_u64().is_none_or(|count| count > INSTRUCTIONS_MAX));
+    bad.next().map(|(program, count)| match count.as_u64() {
+        Some(count) => format!("{program}: {count} instructions verified, more than {INSTRUCTIONS_MAX}"),
+        None => format!("{program}: how many instructions were verified is not known"),
+    })
+}
+
+/// A line of calls for people.
+fn words(line: &Value) -> String {
+    let programs = line["instructions"].as_object().into_iter().flatten();
+    let most = programs.filter_map(|(name, count)| Some((count.as_u64()?, name))).max();
+    format!(
+        "preempt={} clients={} calls: {}, wrong: {}, missing: {}; missed runs: {}; most instructions: {}",
+        line["preempt"].as_str().unwrap_or("-"),
+        line["clients"],
+        line["calls"],
+        line["wrong"],
+        line["missing"],
+        line["missed_runs"],
+        most.map_or_else(|| "-".to_owned(), |(count, name)| format!("{count} ({name})")),
+    )
+}
 
 /// The programs for which the verifier followed more than [`INSTRUCTIONS_MAX`] instructions.
 fn too_large(output: &JobOutput) -> Vec<String> {
@@ -83,7 +162,12 @@ fn too_large(output: &JobOutput) -> Vec<String> {
         .collect()
 }
 
-fn verdict(output: &JobOutput, backend: Option<Backend>, version: (u32, u32)) -> (Outcome, String) {
+fn verdict(
+    output: &JobOutput,
+    backend: Option<Backend>,
+    arch: Arch,
+    version: (u32, u32),
+) -> (Outcome, String) {
     let last = output.lines.last().cloned().unwrap_or_default();
     match output.exit_code {
         0 => match too_large(output).as_slice() {
@@ -96,9 +180,7 @@ fn verdict(output: &JobOutput, backend: Option<Backend>, version: (u32, u32)) ->
         // busybox's timeout sends SIGTERM, then SIGKILL.
         143 | 137 => (Outcome::Failed, format!("ended by the time limit or a signal: {last}")),
         // The check of the walker has said so if the programs could not be loaded and attached at all.
-        _ if backend.is_some_and(|backend| version < backend.first_kernel()) && has_error(output) => {
-            (Outcome::Refused, last)
-        }
+        _ if may_be_refused(backend, arch, version) && has_error(output) => (Outcome::Refused, last),
         code => {
             let said = &output.lines[output.lines.len().saturating_sub(10)..];
             (Outcome::Failed, format!("exit code {code}: {}", said.join("\n      ")))
@@ -116,17 +198,44 @@ fn report(output: &JobOutput) -> Option<Value> {
 
 /// Prints a line for each run.
 pub(super) fn print_table(runs: &[Run]) {
-    eprintln!("\n{:<28} {:<8} {:<8} {:>7} {:>8}", "kernel", "backend", "result", "boot", "run");
+    eprintln!(
+        "\n{:<28} {:<8} {:<7} {:<8} {:<8} {:>7} {:>8}",
+        "kernel", "arch", "check", "backend", "result", "boot", "run"
+    );
     for run in runs {
         eprintln!(
-            "{:<28} {:<8} {:<8} {:>7} {:>8}  {}",
+            "{:<28} {:<8} {:<7} {:<8} {:<8} {:>7} {:>8}  {}",
             run.kernel,
-            run.backend.map_or("-", Backend::name),
+            run.arch.name(),
+            run.check(),
+            run.backend.as_deref().unwrap_or("-"),
             run.outcome.name(),
             seconds(run.boot),
             seconds(run.took),
             run.detail
         );
+    }
+}
+
+impl Run {
+    fn check(&self) -> &str {
+        let report = self.report.as_ref();
+        match report.and_then(|report| report["check"].as_str()) {
+            Some(check) => check,
+            None if report.is_some_and(|report| report["flows"].is_u64()) => "walker",
+            None => "-",
+        }
+    }
+
+    /// Instructions by program: an object in a line of calls, a list in the report of the walker's check.
+    fn instructions(&self) -> Value {
+        let Some(report) = &self.report else { return json!({}) };
+        let listed = report["programs"].as_array().into_iter().flatten();
+        let listed = listed.filter_map(|p| Some((p["name"].as_str()?.to_owned(), p["verified"].clone())));
+        match &report["instructions"] {
+            Value::Object(programs) => Value::Object(programs.clone()),
+            _ => Value::Object(listed.collect()),
+        }
     }
 }
 
@@ -137,11 +246,16 @@ fn seconds(duration: Option<Duration>) -> String {
 /// `{"runs":[…],"failed":N}`.
 pub(super) fn json(runs: &[Run], failed: usize) -> Value {
     let one = |run: &Run| {
+        let number = |key: &str| run.report.as_ref().map_or(0, |report| report[key].as_u64().unwrap_or(0));
         json!({
             "kernel": run.kernel,
-            "arch": "x86_64",
-            "backend": run.backend.map(Backend::name),
+            "arch": run.arch.name(),
+            "check": run.check(),
+            "backend": run.backend,
             "result": run.outcome.name(),
+            "calls": number("calls"),
+            "wrong": number("wrong"),
+            "instructions": run.instructions(),
             "exit_code": run.exit_code,
             "boot_seconds": run.boot.map(rounded),
             "run_seconds": run.took.map(rounded),
@@ -166,12 +280,45 @@ mod tests {
 
     #[test]
     fn refusal_is_fine_only_where_the_kernel_is_too_old() {
+        let x86 = Arch::X86_64;
         let refused = ended(1, r#"{"ok":false,"error":"no sock_send_length"}"#);
-        assert_eq!(verdict(&refused, Some(Backend::TpBtf), (5, 10)).0, Outcome::Refused);
-        assert_eq!(verdict(&refused, Some(Backend::TpBtf), (6, 12)).0, Outcome::Failed);
-        assert_eq!(verdict(&refused, Some(Backend::Fexit), (5, 10)).0, Outcome::Failed);
+        assert_eq!(verdict(&refused, Some(Backend::TpBtf), x86, (5, 10)).0, Outcome::Refused);
+        assert_eq!(verdict(&refused, Some(Backend::TpBtf), x86, (6, 12)).0, Outcome::Failed);
+        assert_eq!(verdict(&refused, Some(Backend::Fexit), x86, (5, 10)).0, Outcome::Failed);
+        assert_eq!(verdict(&refused, Some(Backend::Fexit), Arch::Aarch64, (6, 1)).0, Outcome::Refused);
         let wrong = ended(1, r#"{"ok":false,"wrong":3}"#);
-        assert_eq!(verdict(&wrong, Some(Backend::TpBtf), (5, 10)).0, Outcome::Failed);
+        assert_eq!(verdict(&wrong, Some(Backend::TpBtf), x86, (5, 10)).0, Outcome::Failed);
+    }
+
+    fn judged(version: (u32, u32), line: &Value) -> Outcome {
+        verdict_of_line(line, Arch::X86_64, version).0
+    }
+
+    #[test]
+    fn every_line_of_calls_is_judged_by_itself() {
+        let line = |backend: &str, result: &str| json!({"check": "calls", "backend": backend, "result": result, "error": "no"});
+        assert_eq!(judged((5, 10), &line("tp_btf", "refused")), Outcome::Refused);
+        assert_eq!(judged((6, 12), &line("tp_btf", "refused")), Outcome::Failed);
+        assert_eq!(judged((5, 10), &line("one that is new here", "refused")), Outcome::Failed);
+        assert_eq!(judged((6, 12), &line("fexit", "failed")), Outcome::Failed);
+        assert_eq!(judged((6, 12), &line("fexit", "ok")), Outcome::Ok);
+    }
+
+    #[test]
+    fn a_program_above_half_of_the_limit_fails_and_so_does_an_unknown_number() {
+        let line = |count: Value| json!({"check": "calls", "backend": "fexit", "result": "ok", "instructions": {"a": 5, "b": count}});
+        assert_eq!(judged((6, 12), &line(json!(500_000))), Outcome::Ok);
+        assert_eq!(judged((6, 12), &line(json!(500_001))), Outcome::Failed);
+        assert_eq!(judged((6, 12), &line(Value::Null)), Outcome::Failed);
+    }
+
+    fn job(backend: Option<Backend>) -> Job {
+        Job { program: "check".into(), backend, arguments: vec![] }
+    }
+
+    fn session(jobs: Vec<JobOutput>, rest: &[&str]) -> Session {
+        let rest = rest.iter().map(|line| (*line).to_owned()).collect();
+        Session { boot: None, jobs, rest, console_tail: vec!["Oops".into()], timed_out: false }
     }
 
     #[test]
@@ -179,20 +326,30 @@ mod tests {
         let with = |verified: u32| {
             ended(0, &json!({"ok": true, "programs": [{"name": "a", "verified": null}, {"name": "b", "verified": verified}]}).to_string())
         };
-        assert_eq!(verdict(&with(500_000), None, (6, 12)).0, Outcome::Ok);
-        let (outcome, why) = verdict(&with(500_001), None, (6, 12));
+        assert_eq!(verdict(&with(500_000), None, Arch::X86_64, (6, 12)).0, Outcome::Ok);
+        let (outcome, why) = verdict(&with(500_001), None, Arch::X86_64, (6, 12));
         assert_eq!(outcome, Outcome::Failed);
         assert!(why.contains("\"b\" (500001)"), "{why}");
     }
 
     #[test]
     fn a_job_that_never_ran_has_failed() {
-        let jobs = [Job { backend: Some(Backend::Fexit), arguments: vec![] }];
-        let session =
-            Session { boot: None, jobs: vec![], console_tail: vec!["Oops".into()], timed_out: false };
-        let runs = judge("6.12.107+deb13-cloud-amd64", (6, 12), &jobs, &session);
+        let jobs = [job(Some(Backend::Fexit))];
+        let session = session(vec![], &[]);
+        let runs = judge(Arch::X86_64, "6.12.107+deb13-cloud-amd64", (6, 12), &jobs, &session);
         assert_eq!(runs[0].outcome, Outcome::Failed);
         assert!(runs[0].detail.contains("Oops"));
+    }
+
+    #[test]
+    fn a_machine_that_dies_in_the_middle_of_a_check_has_failed_and_what_it_said_counts() {
+        let jobs = [job(None)];
+        let line = r#"{"check":"calls","backend":"fexit","result":"ok","calls":3}"#;
+        let runs = judge(Arch::X86_64, "6.12", (6, 12), &jobs, &session(vec![], &[line]));
+        assert_eq!(runs.iter().map(|run| run.outcome).collect::<Vec<_>>(), [Outcome::Ok, Outcome::Failed]);
+        let whole = session(vec![ended(0, line)], &[]);
+        let runs = judge(Arch::X86_64, "6.12", (6, 12), &jobs, &whole);
+        assert_eq!(runs.iter().map(|run| run.outcome).collect::<Vec<_>>(), [Outcome::Ok]);
     }
 
     #[test]

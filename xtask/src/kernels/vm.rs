@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::initramfs::{self, MARK};
-use super::{Job, QEMU, busybox_path};
+use super::{Arch, Job, busybox_path};
 
 /// Boots take 3 s on an idle machine; a loaded one gets this much.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What to boot.
 pub(super) struct Machine<'a> {
+    pub(super) arch: Arch,
     pub(super) vmlinuz: PathBuf,
     /// The kernel's command line.
     pub(super) parameters: String,
@@ -33,6 +34,8 @@ pub(super) struct Session {
     pub(super) boot: Option<Duration>,
     /// By job; shorter than the jobs if the machine ended early.
     pub(super) jobs: Vec<JobOutput>,
+    /// What the job said that did not come to its end.
+    pub(super) rest: Vec<String>,
     /// The end of the kernel's console.
     pub(super) console_tail: Vec<String>,
     pub(super) timed_out: bool,
@@ -49,32 +52,39 @@ impl Machine<'_> {
     /// Boots, runs the jobs one after another, and returns when the machine is off.
     pub(super) fn boot(&self, jobs: &[Job], work: &Path) -> Result<Session> {
         let initrd = work.join("initramfs.cpio");
-        let archive = initramfs::build(&busybox_path(), self.files, jobs, self.run_timeout.as_secs())?;
+        let busybox = busybox_path(self.arch);
+        let archive = initramfs::build(self.arch, &busybox, self.files, jobs, self.run_timeout.as_secs())?;
         fs::write(&initrd, archive).with_context(|| format!("write {}", initrd.display()))?;
-        let console = work.join("console.log");
         let results = work.join("results.log");
+        let mut serial = vec![results.clone()];
+        if self.arch.has_result_port() {
+            serial.insert(0, work.join("console.log"));
+        }
         fs::write(&results, "").with_context(|| format!("write {}", results.display()))?;
 
         let mut qemu = Qemu(
-            Command::new(QEMU)
+            Command::new(self.arch.qemu())
                 .args(["-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"])
+                .args(self.arch.machine())
                 .args(["-accel", "tcg,thread=multi", "-cpu", self.cpu, "-smp", "2", "-m", "1024"])
                 .arg("-kernel")
                 .arg(&self.vmlinuz)
                 .arg("-initrd")
                 .arg(&initrd)
                 .args(["-append", &self.parameters])
-                .args(["-serial", &format!("file:{}", console.display())])
-                .args(["-serial", &format!("file:{}", results.display())])
+                .args(
+                    serial.iter().flat_map(|path| ["-serial".to_owned(), format!("file:{}", path.display())]),
+                )
                 .stdin(Stdio::null())
                 .spawn()
-                .with_context(|| format!("start {QEMU}"))?,
+                .with_context(|| format!("start {}", self.arch.qemu()))?,
         );
         let watched = watch(&mut qemu.0, &results, jobs.len(), self.run_timeout)?;
         Ok(Session {
             boot: watched.boot,
             jobs: watched.jobs,
-            console_tail: tail(&console, 15),
+            rest: watched.rest,
+            console_tail: tail(&serial[0], 15),
             timed_out: watched.timed_out,
         })
     }
@@ -94,6 +104,7 @@ impl Drop for Qemu {
 struct Watched {
     boot: Option<Duration>,
     jobs: Vec<JobOutput>,
+    rest: Vec<String>,
     timed_out: bool,
 }
 
@@ -117,6 +128,8 @@ fn watch(qemu: &mut Child, results: &Path, jobs: usize, run_timeout: Duration) -
             match line.strip_prefix(MARK).map(|mark| mark.split_whitespace().collect::<Vec<_>>()).as_deref() {
                 Some(["booted", ..]) => {
                     watched.boot = Some(began.elapsed());
+                    // What the kernel said where it shares the port.
+                    lines.clear();
                     began = Instant::now();
                 }
                 Some(["exit", _, code]) => {
@@ -130,11 +143,13 @@ fn watch(qemu: &mut Child, results: &Path, jobs: usize, run_timeout: Duration) -
             }
         }
         if is_off {
+            watched.rest = lines;
             return Ok(watched);
         }
         let never_booted = watched.boot.is_none() && began.elapsed() > BOOT_TIMEOUT;
         if never_booted || Instant::now() > deadline {
             watched.timed_out = true;
+            watched.rest = lines;
             return Ok(watched);
         }
         thread::sleep(Duration::from_millis(50));

@@ -14,6 +14,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::kernels::Arch;
+
 /// What to set up.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -99,6 +101,16 @@ pub(crate) fn set_up(purposes: &[Purpose]) -> Result<()> {
         bail!("set-up is not complete, still missing: {}", missing.join(", "));
     }
     eprintln!("setup: complete, {installed} installed ({:.1} s)", started.elapsed().as_secs_f32());
+    Ok(())
+}
+
+/// Makes everything present that booting kernels of an architecture needs, but for the kernels; says only what is installed.
+pub(crate) fn set_up_machine(arch: Arch) -> Result<()> {
+    for need in vm::needs_of(arch) {
+        if need.present()?.is_none() {
+            provide(need.as_ref())?;
+        }
+    }
     Ok(())
 }
 
