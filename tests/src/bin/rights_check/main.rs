@@ -72,7 +72,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn options(backend: BackendChoice) -> Options {
-    Options { ring_bytes: 256 << 10, backend, loops: LoopChoice::Auto, ignored_pid: None }
+    Options { ring_bytes: 256 << 10, backend, loops: LoopChoice::Auto, ignored_pid: None, ..Options::default() }
 }
 
 fn later(capture: &KernelCapture) -> Later {
