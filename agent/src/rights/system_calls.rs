@@ -118,8 +118,9 @@ const BPF_MAP_LOOKUP_ELEM: u64 = 1;
 const BPF_LOADING: [u64; 9] = [0, 2, 5, 15, 17, 18, 22, 28, 35];
 /// `PERF_EVENT_IOC_ENABLE`, `_DISABLE` and `_SET_BPF`: how kprobes are attached and detached.
 const PERF_EVENT_IOC: [u64; 3] = [0x2400, 0x2401, 0x4004_2408];
-/// `TCGETS2`, by which newer C libraries ask whether something is a terminal.
-const TCGETS2: u64 = 0x802c_542a;
+/// `TCGETS` and `TCGETS2`, by which C libraries ask whether something is a terminal, `TIOCGWINSZ` and `FIONBIO`, by the numbers of
+/// asm-generic/ioctls.h (C libraries give them different types).
+const IOCTLS: [u64; 4] = [0x5401, 0x802c_542a, 0x5413, 0x5421];
 /// `PR_SET_VMA`: names of memory, which the C library gives to its own when it is told to.
 const PR_SET_VMA: u64 = 0x5356_4d41;
 /// Every way of opening a file that is not reading it. `O_TMPFILE` contains `O_DIRECTORY`, which is harmless.
@@ -179,13 +180,7 @@ fn rules(later: Later) -> Result<BTreeMap<i64, Vec<SeccompRule>>> {
         (libc::SYS_prctl, one_of(0, &[libc::PR_SET_NAME as u64, PR_SET_VMA])?),
         // How signals reach the runtime.
         (libc::SYS_socketpair, one_of(0, &[libc::AF_UNIX as u64])?),
-        (
-            libc::SYS_ioctl,
-            one_of(
-                1,
-                &[&[libc::TCGETS, TCGETS2, libc::TIOCGWINSZ, libc::FIONBIO], &PERF_EVENT_IOC[..]].concat(),
-            )?,
-        ),
+        (libc::SYS_ioctl, one_of(1, &[&IOCTLS[..], &PERF_EVENT_IOC[..]].concat())?),
         (
             libc::SYS_fcntl,
             one_of(

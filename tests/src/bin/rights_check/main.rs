@@ -72,7 +72,13 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn options(backend: BackendChoice) -> Options {
-    Options { ring_bytes: 256 << 10, backend, loops: LoopChoice::Auto, ignored_pid: None, ..Options::default() }
+    Options {
+        ring_bytes: 256 << 10,
+        backend,
+        loops: LoopChoice::Auto,
+        ignored_pid: None,
+        ..Options::default()
+    }
 }
 
 fn later(capture: &KernelCapture) -> Later {
