@@ -181,6 +181,20 @@ fn g3_messages_are_exact_again_where_the_response_begins_after_the_loss() {
     assert_eq!(call.response, Messages { count: 1, bytes: 7, exact: true });
 }
 
+/// The one record of a request's DATA was in a run of a kernel program that was missed: the call had no request messages,
+/// exactly. Nothing of the client's flow came after it that would have told of the gap.
+#[test]
+fn g3_messages_of_a_request_whose_end_was_not_seen_are_not_exact() {
+    let mut scenario = Scenario::connected();
+    scenario.send(CLIENT, &request(1, METHOD));
+    scenario
+        .send(SERVER, &response(1))
+        .send(SERVER, &data(1, 0, &message(7)))
+        .send(SERVER, &trailers(1, "0"));
+    let call = scenario.wait(200).only_call();
+    assert_eq!((call.outcome, call.request.exact, call.response.exact), (Outcome::Ok, false, true));
+}
+
 /// A request that was not seen had no messages, exactly.
 #[test]
 fn g3_messages_of_a_request_that_was_not_seen_are_not_exact() {

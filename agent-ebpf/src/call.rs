@@ -580,7 +580,12 @@ pub unsafe fn closed(sk: Sock, connection: *mut Connection, orderly: bool) {
         let flags = if orderly { FLAG_FINAL } else { FLAG_FINAL | FLAG_RESET };
         if orderly && !everything_read(sk, connection) {
             set!(connection.final_pending = 1);
-            return;
+            // On another CPU the last read may have been counted meanwhile, and the process told that nothing follows: then
+            // nobody comes any more to tell the end.
+            if !everything_read(sk, connection) || get!(connection.final_pending) == 0 {
+                return;
+            }
+            set!(connection.final_pending = 0);
         }
         close(connection, u32::from(FLOW_SENT), flags);
         if config!(HAVE_SK_STORAGE) == 0 {

@@ -92,10 +92,10 @@ impl Stream {
     ) -> Call {
         let request = self.request.as_ref();
         let mut request_messages = self.client.messages.messages();
-        // What a client sends after the response counts until either end resets the stream.
-        let may_be_reset =
-            self.server.has_ended() && !self.client.has_ended() && self.server.end_may_be_missed;
-        request_messages.exact &= request.is_some() && !may_be_reset;
+        // The server has said everything, and no end of the request was seen: its client may send more, which counts until
+        // either end resets the stream, or may have sent what was not captured, which only its next bytes would tell.
+        let is_open = self.server.has_ended() && !self.client.has_ended();
+        request_messages.exact &= request.is_some() && !is_open;
         let response_messages = self.server.messages.messages();
         let outcome = self.end.map_or(Outcome::Open, |end| end.outcome);
         let method = request.and_then(|request| request.method.clone());

@@ -171,15 +171,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Both checks on the kernels of CI, shorter than by themselves, for `cargo xtask test`.
+/// The walker on the kernels of CI, and the whole agent on one where programs load quickly, shorter than by themselves, for
+/// `cargo xtask test`.
 pub(crate) fn run_for_ci() -> Result<Vec<Run>> {
     #[derive(clap::Parser)]
     struct Defaults {
         #[command(flatten)]
         args: Args,
     }
-    let defaults: Defaults = clap::Parser::parse_from(["kernels", "--seeds", "1", "--calls", "60"]);
-    let runs = run_all(&defaults.args)?;
+    let run = |arguments: &[&str]| {
+        let defaults: Defaults = clap::Parser::parse_from(["kernels"].iter().chain(arguments));
+        run_all(&defaults.args)
+    };
+    let mut runs = run(&["--check", "walker", "--seeds", "1"])?;
+    runs.extend(run(&["--check", "calls", "--kernel", "6.12", "--calls", "60"])?);
     report::print_table(&runs);
     Ok(runs)
 }
