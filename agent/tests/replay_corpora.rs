@@ -123,7 +123,9 @@ fn messages(call: &Value, truth: &Value, code: u64, expect: &mut dyn FnMut(&str,
     let ours = |key: &str| call[key].as_u64().expect("a count");
     let (requests, responses) = (ours("request_messages"), ours("response_messages"));
     let theirs = |key: &str| truth[key].as_u64();
-    expect("messages exact", call["messages_exact"] == true);
+    // Of a request that is answered with an error before its end nobody may have seen the end: more may have been sent.
+    let is_cut_short = call["method"] == "/corp.test.Echo/Early" && code != 0;
+    expect("messages exact", call["messages_exact"] == true || is_cut_short);
     if let Some(sent_bytes) = theirs("sent") {
         expect("one request", requests == 1 && ours("request_bytes") == sent_bytes);
         expect("at most one response", responses <= 1);
