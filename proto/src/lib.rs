@@ -4,6 +4,8 @@
 //! call inventory and payments: three hops, all four call types. The programs that serve it are in
 //! `src/bin/grpcscope-demo`.
 
+pub mod raw;
+
 /// The services of the demo's shop (`proto/shop/v1`).
 pub mod shop {
     #![expect(missing_docs, reason = "generated; the comments are in the .proto files")]

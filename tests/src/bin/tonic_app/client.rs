@@ -15,7 +15,7 @@ use tonic::metadata::{BinaryMetadataValue, MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::raw::Raw;
+use proto::raw::Raw;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {

@@ -1,7 +1,6 @@
 //! The tonic test application: see `tests/apps/README.md` for its command lines, plan and truth.
 
 mod client;
-mod raw;
 mod server;
 
 use std::path::PathBuf;

@@ -18,7 +18,7 @@ use tonic::metadata::{BinaryMetadataValue, MetadataMap, MetadataValue};
 use tonic::server::{ClientStreamingService, Grpc, NamedService, StreamingService, UnaryService};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::raw::Raw;
+use proto::raw::Raw;
 
 const FAILURE: &str = "bad thing: 100% \u{fc}n\u{ef}code\nline2";
 const MAX_MESSAGE_BYTES: usize = 1 << 26;

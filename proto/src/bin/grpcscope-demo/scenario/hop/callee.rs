@@ -13,11 +13,11 @@ use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
 
 use super::next::Next;
-use super::raw::Raw;
 use super::{LIMIT, SERVICE, Scenario};
 use crate::budget::{Budget, hand_back, timeout_of};
 use crate::scenario::trace;
 use crate::serving;
+use proto::raw::Raw;
 
 /// How old a connection gets. Without a grace: with one, tonic 0.14.9 sends no GOAWAY, and drops the connection after both.
 const AGE: Duration = Duration::from_secs(1);

@@ -3,8 +3,6 @@
 //!
 //! It plays what belongs to connections and to load. Its calls have generous deadlines, so nothing is to be found of these.
 
-mod raw;
-
 mod callee;
 mod next;
 

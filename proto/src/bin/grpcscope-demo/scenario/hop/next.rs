@@ -9,8 +9,8 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use super::raw::Raw;
 use super::{SERVICE, Scenario};
+use proto::raw::Raw;
 
 /// All backends of a service go by one name, whatever their addresses are.
 const AUTHORITY: &str = "http://hop.test";

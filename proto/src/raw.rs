@@ -1,4 +1,4 @@
-//! A codec whose messages are text as it is: methods have any name, so there is no definition of them.
+//! A codec that hands message bytes through: for services whose methods may have any name, so that no definition lists them.
 
 use prost::bytes::{Buf as _, BufMut as _};
 use tonic::Status;
@@ -6,7 +6,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 /// Messages are bytes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Raw;
+pub struct Raw;
 
 impl Codec for Raw {
     type Encode = Vec<u8>;
