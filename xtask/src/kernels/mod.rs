@@ -232,10 +232,20 @@ fn run_on(args: &Args, kernel: &Kernel, files: &[PathBuf], jobs: &[Job]) -> Resu
         files,
         run_timeout: Duration::from_secs(args.timeout_seconds),
     };
-    let name = format!("{}-{}-{}", kernel.arch.name(), kernel.series, std::process::id());
+    // A folder for each boot: what is kept of one that failed must not go with the next one that does not.
+    let programs = jobs.first().map_or("", |job| job.program.as_str());
+    let name = format!("{}-{}-{programs}-{}", kernel.arch.name(), kernel.series, std::process::id());
     let work = repo::cache().join("vm").join(name);
     fs::create_dir_all(&work).with_context(|| format!("make {}", work.display()))?;
-    let session = machine.boot(jobs, &work)?;
+    let mut session = machine.boot(jobs, &work)?;
+    if session.died_in_boot() {
+        // Seen once on 6.12: under emulation with several threads a kernel may trip over its own code that it patches.
+        eprintln!(
+            "kernel {release}: died before the first program of ours, booted once more; its console ended:"
+        );
+        session.console_tail.iter().for_each(|line| eprintln!("  {line}"));
+        session = machine.boot(jobs, &work)?;
+    }
     let runs = report::judge(kernel.arch, &release, version(&release), jobs, &session);
     if runs.iter().all(|run| run.outcome != Outcome::Failed) {
         fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()))?;

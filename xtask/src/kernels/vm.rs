@@ -41,6 +41,13 @@ pub(super) struct Session {
     pub(super) timed_out: bool,
 }
 
+impl Session {
+    /// The kernel ended by itself before init ran: nothing of ours can be the cause.
+    pub(super) fn died_in_boot(&self) -> bool {
+        self.boot.is_none() && !self.timed_out
+    }
+}
+
 /// What one job said.
 pub(super) struct JobOutput {
     pub(super) exit_code: i32,
