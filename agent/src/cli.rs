@@ -13,7 +13,7 @@ use crate::commands::findings::FindingsArgs;
 use crate::commands::replay::ReplayArgs;
 use crate::commands::run::RunArgs;
 use crate::commands::{calls, check, explain, findings, replay, run};
-use crate::config::values::LogFilter;
+use crate::config::values::{ByteSize, Cpu, LogFilter};
 use crate::config::{Backend, Config, FlagLayer, LogFormat};
 use crate::exit::Failure;
 use crate::logging;
@@ -111,6 +111,18 @@ pub struct CaptureArgs {
     pub user: Option<u32>,
 }
 
+/// Flags of `run` about what it may take.
+#[derive(Clone, Debug, Default, Args)]
+pub struct BudgetArgs {
+    /// CPU on average over five seconds, like 500m or 0.5: over it new connections are not followed
+    #[arg(long, value_name = "CPU")]
+    pub max_cpu: Option<Cpu>,
+
+    /// Memory, like 192MiB: over it new connections are not followed
+    #[arg(long, value_name = "SIZE")]
+    pub max_memory: Option<ByteSize>,
+}
+
 /// Flags of the commands that serve.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ListenArgs {
@@ -169,7 +181,17 @@ impl Cli {
             Command::Findings(args) => (None, Some(&args.capture)),
             Command::Explain(_) | Command::Replay(_) => (None, None),
         };
+        let budget = match &self.command {
+            Command::Run(args) => Some(&args.budget),
+            Command::Check(_)
+            | Command::Calls(_)
+            | Command::Findings(_)
+            | Command::Explain(_)
+            | Command::Replay(_) => None,
+        };
         FlagLayer {
+            max_cpu: budget.and_then(|budget| budget.max_cpu),
+            max_memory: budget.and_then(|budget| budget.max_memory),
             file: global.config.clone(),
             listen,
             backend: capture.and_then(|capture| capture.capture),

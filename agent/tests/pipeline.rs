@@ -5,6 +5,7 @@ mod made;
 
 use std::sync::Arc;
 
+use agent::budget::{Budgets, Controller, Usage};
 use agent::capture::kernel::Captured;
 use agent::commands::run::{MetricsListener, pipeline};
 use agent::config::Config;
@@ -34,9 +35,15 @@ struct Node {
 impl Node {
     /// This process has a connection on each side.
     fn connected() -> Node {
+        Node::within(Budgets::default())
+    }
+
+    /// The same with budgets.
+    fn within(budgets: Budgets) -> Node {
         let metrics = Arc::new(Metrics::new(SeriesLimits::default()));
         let findings = Arc::new(Findings::new(Arc::clone(&metrics)));
-        let pipeline = pipeline(&Config::default(), Arc::clone(&metrics), findings);
+        let pipeline =
+            pipeline(&Config::default(), Arc::clone(&metrics), findings).within(Controller::new(budgets));
         let mut node =
             Node { pipeline, metrics, offsets: [[0; 2]; 2], now: Timestamp(SECOND_NS), boundary: false };
         for connection in [SERVED, CALLS] {
@@ -214,4 +221,72 @@ fn after_the_way_in_is_changed_connections_are_late_and_no_call_is_counted_twice
     // Nothing is wrong with a connection that was given up; what is not known of its call is undecided.
     let found = |labels: &[(&str, &str)]| node.sum("grpcscope_findings_total", labels);
     assert_eq!(found(&[]), found(&[("verdict", "undecided")]));
+}
+
+/// A connection that is opened while the agent is over its budget.
+const NEW: ConnectionId = ConnectionId(3);
+
+#[test]
+fn over_budget_known_connections_are_followed_and_new_ones_are_counted_and_joined_late_afterwards() {
+    let mut node = Node::within(Budgets { cpu_millicores: None, memory_bytes: Some(1_000) });
+    let uses = |node: &mut Node, memory_bytes| {
+        let usage = Usage { cpu_ns: None, memory_bytes: Some(memory_bytes) };
+        let (state, left_out) = node.pipeline.keep_budget(node.now, usage);
+        (state.sheds, left_out)
+    };
+    let sends = |node: &mut Node, offset: u64, bytes: &[u8]| {
+        let (time, boundary) = (node.now, node.boundary);
+        let chunk = Chunk { connection: NEW, flow: Flow::Sent, offset, time, boundary, thread: 0, bytes };
+        node.pipeline.handle_captured(Captured::Chunk { pid: std::process::id(), moved: 0, chunk });
+    };
+    assert_eq!(uses(&mut node, 900), (false, 0));
+    node.client_sends(CALLS, &request(1, "/shop.Stock/Reserve", None, None));
+    node.wait_ms(1_000);
+    assert_eq!(uses(&mut node, 1_100), (true, 0));
+
+    let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, &[])[..]].concat();
+    sends(&mut node, 0, &preface);
+    sends(&mut node, preface.len() as u64, &request(1, "/shop.New/Lost", None, None));
+    node.pipeline.handle_captured(Captured::Moved { connection: NEW, bytes: 1 << 20, missed: 0 });
+    for stream in [3, 5, 7] {
+        node.client_sends(CALLS, &request(stream, "/shop.Stock/Reserve", None, None));
+    }
+    for stream in [1, 3, 5, 7] {
+        node.server_sends(CALLS, &answer(stream));
+        node.client_sends(CALLS, &frame(0, END_STREAM, stream, &[]));
+    }
+    node.wait_ms(1_000);
+    assert_eq!(uses(&mut node, 900), (true, 1), "one connection, however much it moves");
+    let ended = |node: &Node, labels: &[(&str, &str)]| node.sum("grpcscope_calls_ended_total", labels);
+    assert_eq!(ended(&node, &[("outcome", "ok"), ("start", "seen")]), 4.0);
+    assert_eq!(node.sum("grpcscope_connections", &[]), 2.0);
+    assert_eq!(node.sum("grpcscope_connection_bytes_total", &[]), 0.0, "nothing of it is counted elsewhere");
+
+    for _ in 0..31 {
+        node.wait_ms(1_000);
+        uses(&mut node, 900);
+    }
+    assert_eq!(uses(&mut node, 900), (false, 1));
+    node.boundary = true;
+    sends(&mut node, 10_000, &request(9, "/shop.New/Found", None, None));
+    assert_eq!(node.sum("grpcscope_connections", &[]), 3.0);
+    assert_eq!(node.sum("grpcscope_connections", &[("state", "late")]), 1.0);
+    let started = node.sum("grpcscope_call_deadlines_total", &[("rpc_method", "shop.New/Found")]);
+    assert_eq!(started, 1.0);
+    assert_eq!(node.sum("grpcscope_call_deadlines_total", &[("rpc_method", "shop.New/Lost")]), 0.0);
+}
+
+#[test]
+fn when_the_way_in_is_changed_over_budget_those_that_were_known_are_not_taken_for_new_ones() {
+    let mut node = Node::within(Budgets { cpu_millicores: None, memory_bytes: Some(1_000) });
+    let usage = Usage { cpu_ns: None, memory_bytes: Some(2_000) };
+    assert!(node.pipeline.keep_budget(node.now, usage).0.sheds);
+    node.pipeline.give_up_connections(node.now);
+    node.boundary = true;
+    node.client_sends(CALLS, &request(1, "/shop.Stock/Reserve", None, None));
+    assert_eq!(node.sum("grpcscope_connections", &[]), 1.0);
+    node.wait_ms(1_000);
+    assert_eq!(node.pipeline.keep_budget(node.now, usage).1, 0);
+    node.client_sends(CALLS, &request(3, "/shop.Stock/Reserve", None, None));
+    assert_eq!(node.sum("grpcscope_call_deadlines_total", &[]), 2.0);
 }

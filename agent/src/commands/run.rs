@@ -10,8 +10,9 @@ use agent_core::{Observation, SavedConnection, Timestamp};
 use anyhow::Context;
 
 use super::signals::StopSignals;
+use crate::budget::Controller;
 use crate::capture::kernel::KernelCapture;
-use crate::cli::{CaptureArgs, ListenArgs};
+use crate::cli::{BudgetArgs, CaptureArgs, ListenArgs};
 use crate::config::{Config, RestartConfig};
 use crate::exit::Failure;
 use crate::findings::Findings;
@@ -30,6 +31,9 @@ pub struct RunArgs {
     /// How the kernel is watched.
     #[command(flatten)]
     pub capture: CaptureArgs,
+    /// What it may take.
+    #[command(flatten)]
+    pub budget: BudgetArgs,
 }
 
 /// The condition of readiness: the kernel programs are attached and their ring is read.
@@ -71,7 +75,8 @@ async fn run(config: &Config) -> Result<(), Failure> {
     let stop = Stop::default();
     let (ended, watcher_ended) = tokio::sync::oneshot::channel();
     let watcher = {
-        let pipeline = pipeline(config, Arc::clone(&metrics), Arc::clone(&findings));
+        let pipeline = pipeline(config, Arc::clone(&metrics), Arc::clone(&findings))
+            .within(Controller::new(config.budgets()));
         let state_limit = config.core_limits().state_bytes;
         let (readiness, stop) = (Arc::clone(&readiness), stop.clone());
         std::thread::Builder::new()
@@ -145,6 +150,7 @@ fn watch(
         }
         Watched::StateBytes(bytes) => listener.metrics.set_state_bytes(bytes, state_limit),
         Watched::Unjudged(count) => listener.metrics.set_unjudged(count),
+        Watched::Budget(budget, left_out) => listener.metrics.set_budget(budget, left_out),
         Watched::Resumed(resumed) => listener.metrics.set_resumed(resumed),
         Watched::Lag(ns) => listener.metrics.set_reader_lag(0, Duration::from_nanos(ns)),
     });

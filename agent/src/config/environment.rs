@@ -32,6 +32,8 @@ pub fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<OsString>) -
     environment.set("GRPCSCOPE_LIMITS_METHODS", &mut limits.methods, by_count)?;
     environment.set("GRPCSCOPE_LIMITS_SERIES", &mut limits.series, by_count)?;
     environment.set("GRPCSCOPE_LIMITS_SERIES_TTL", &mut limits.series_ttl, by_text)?;
+    environment.set("GRPCSCOPE_BUDGET_CPU", &mut config.budget.cpu, |text| text.parse().map(Some))?;
+    environment.set("GRPCSCOPE_BUDGET_MEMORY", &mut config.budget.memory, |text| text.parse().map(Some))?;
     environment.set("GRPCSCOPE_RESTART_KEEP", &mut config.restart.keep, by_answer)?;
     environment.set("GRPCSCOPE_RESTART_FILE", &mut config.restart.file, |text| {
         let path = std::path::PathBuf::from(text);

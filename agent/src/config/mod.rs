@@ -16,10 +16,11 @@ use std::time::Duration;
 use agent_core::Limits;
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Budgets;
 use crate::output::terminal::ColorChoice;
 use crate::rights::RightsConfig;
 pub use findings::FindingsConfig;
-use values::{Age, ByteSize, LogFilter};
+use values::{Age, ByteSize, Cpu, LogFilter};
 
 /// Read if it is there and no other file is named.
 pub const DEFAULT_FILE: &str = "/etc/grpcscope/config.yaml";
@@ -36,6 +37,8 @@ pub struct Config {
     pub rights: RightsConfig,
     /// Bounds: memory follows these, not the traffic.
     pub limits: LimitsConfig,
+    /// What `run` may take before it follows no new connections.
+    pub budget: BudgetConfig,
     /// When each detector speaks.
     pub findings: FindingsConfig,
     /// What is kept over a restart of the agent.
@@ -96,6 +99,16 @@ pub struct LimitsConfig {
     pub series: usize,
     /// A label set that saw nothing for so long is given up.
     pub series_ttl: Age,
+}
+
+/// What `run` may take. Over it connections that are new are not followed; known ones are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BudgetConfig {
+    /// CPU on average over five seconds. None by default: what is right depends on the node.
+    pub cpu: Option<Cpu>,
+    /// Memory: what is resident of its own, and the ring. The state of connections gets at most half of what the ring leaves.
+    pub memory: Option<ByteSize>,
 }
 
 /// What is kept over a restart of the agent.
@@ -206,6 +219,10 @@ pub struct FlagLayer {
     pub backend: Option<Backend>,
     /// `--user`.
     pub user: Option<u32>,
+    /// `--max-cpu`.
+    pub max_cpu: Option<Cpu>,
+    /// `--max-memory`.
+    pub max_memory: Option<ByteSize>,
     /// `--log-level`, `-v`, `-q`.
     pub log_level: Option<LogFilter>,
     /// `--log-format`.
@@ -244,6 +261,8 @@ impl Config {
         set(&mut self.http.listen, flags.listen.as_ref());
         set(&mut self.capture.backend, flags.backend.as_ref());
         self.rights.user = flags.user.or(self.rights.user);
+        self.budget.cpu = flags.max_cpu.or(self.budget.cpu);
+        self.budget.memory = flags.max_memory.or(self.budget.memory);
         set(&mut self.log.level, flags.log_level.as_ref());
         set(&mut self.log.format, flags.log_format.as_ref());
         set(&mut self.log.color, flags.color.as_ref());
@@ -278,6 +297,16 @@ impl Config {
                 "limits.state_bytes is {bytes}: it must be at least 1MiB, for example 128MiB"
             )));
         }
+        let least = ring.saturating_add(2 << 20);
+        if let Some(memory) = self.budget.memory
+            && memory.0 < least
+        {
+            return Err(ConfigError(format!(
+                "budget.memory is {memory}: with a ring of {} (capture.ring_bytes) it must be at least {}",
+                self.capture.ring_bytes,
+                ByteSize(least)
+            )));
+        }
         let restart = &self.restart;
         if restart.keep && !restart.file.is_absolute() {
             let file = restart.file.display();
@@ -295,11 +324,26 @@ impl Config {
     /// The bounds of the core.
     #[must_use]
     pub fn core_limits(&self) -> Limits {
+        // The other half is for series, findings, a scrape, and what the allocator cannot give back.
+        let within_budget = self
+            .budget
+            .memory
+            .map_or(u64::MAX, |memory| memory.0.saturating_sub(self.capture.ring_bytes.0) / 2);
+        let state_bytes = self.limits.state_bytes.0.min(within_budget);
         Limits {
             connections: self.limits.connections,
-            state_bytes: usize::try_from(self.limits.state_bytes.0).unwrap_or(usize::MAX),
+            state_bytes: usize::try_from(state_bytes).unwrap_or(usize::MAX),
             streams_per_connection: self.limits.streams_per_connection,
             ..Limits::default()
+        }
+    }
+
+    /// What `run` may take.
+    #[must_use]
+    pub fn budgets(&self) -> Budgets {
+        Budgets {
+            cpu_millicores: self.budget.cpu.map(|cpu| cpu.0),
+            memory_bytes: self.budget.memory.map(|memory| memory.0),
         }
     }
 

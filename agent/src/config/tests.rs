@@ -111,7 +111,7 @@ fn a_wrong_setting_is_answered_with_its_place_and_what_would_be_right() {
         ("limit:\n  series: 1\n", "FILE:1:1: unknown key `limit`, did you mean `limits`?"),
         (
             "foo: 1\n",
-            "FILE:1:1: unknown key `foo`, possible here: http, capture, rights, limits, findings, restart, log",
+            "FILE:1:1: unknown key `foo`, possible here: http, capture, rights, limits, budget, findings, restart, log",
         ),
         ("findings: {deadline: {}}\n", "FILE:1:12: unknown key `deadline`, did you mean `deadlines`?"),
         (
@@ -201,4 +201,24 @@ fn every_threshold_of_the_core_is_a_setting() {
         let settings = settings[detector].as_object().map_or(0, serde_json::Map::len);
         assert_eq!(settings, count, "settings of {detector}: see config/findings.rs");
     }
+}
+
+#[test]
+fn budgets_come_from_every_layer_and_bound_the_state_of_connections() {
+    let file = Some("budget: {cpu: 0.25, memory: 64MiB}\n");
+    let config = resolve(file, &[], FlagLayer::default()).expect("it is right");
+    assert_eq!(config.budget, BudgetConfig { cpu: Some(Cpu(250)), memory: Some(ByteSize(64 << 20)) });
+    assert_eq!(config.core_limits().state_bytes, 24 << 20, "half of what a ring of 16 MiB leaves");
+    let variables = [("GRPCSCOPE_BUDGET_CPU", "300m"), ("GRPCSCOPE_BUDGET_MEMORY", "100MiB")];
+    let config = resolve(file, &variables, FlagLayer::default()).expect("it is right");
+    assert_eq!(config.budgets(), Budgets { cpu_millicores: Some(300), memory_bytes: Some(100 << 20) });
+    let flags =
+        FlagLayer { max_cpu: Some(Cpu(2)), max_memory: Some(ByteSize(1 << 30)), ..FlagLayer::default() };
+    let config = resolve(file, &variables, flags).expect("it is right");
+    assert_eq!(config.budgets(), Budgets { cpu_millicores: Some(2), memory_bytes: Some(1 << 30) });
+    assert_eq!(config.core_limits().state_bytes, 128 << 20, "the limit is still one");
+    let none = resolve(None, &[], FlagLayer::default()).expect("it is right");
+    assert_eq!(none.budgets(), Budgets::default());
+    let error = resolve(Some("budget: {memory: 17MiB}\n"), &[], FlagLayer::default()).expect_err("too small");
+    assert!(error.0.contains("budget.memory is 17MiB") && error.0.contains("18MiB"), "{error}");
 }

@@ -16,6 +16,10 @@ pub struct ByteSize(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Age(pub Duration);
 
+/// CPU as Kubernetes writes it: `500m` or `0.5` is half of one. In thousandths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cpu(pub u32);
+
 /// A share: `0.8` or `80%`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ratio(pub f64);
@@ -74,6 +78,20 @@ impl FromStr for Age {
             _ => return Err(wrong()),
         };
         number.checked_mul(us).map(|us| Age(Duration::from_micros(us))).ok_or_else(wrong)
+    }
+}
+
+impl FromStr for Cpu {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let (number, scale) = text.strip_suffix('m').map_or((text, 1000.0), |number| (number, 1.0));
+        let millicores = number.parse::<f64>().map(|number| (number * scale).round());
+        match millicores {
+            Ok(millicores) if (1.0..=f64::from(u32::MAX)).contains(&millicores) => Ok(Cpu(millicores as u32)),
+            Ok(_) | Err(_) => Err(format!("`{text}` is no amount of CPU: write it like 500m or 0.5")),
+        }
     }
 }
 
@@ -145,6 +163,12 @@ impl fmt::Display for Age {
     }
 }
 
+impl fmt::Display for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}m", self.0)
+    }
+}
+
 impl fmt::Display for Ratio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -196,7 +220,7 @@ macro_rules! serde_by_text {
     )+};
 }
 
-serde_by_text!(ByteSize, Age, Ratio, LogFilter);
+serde_by_text!(ByteSize, Age, Cpu, Ratio, LogFilter);
 
 #[cfg(test)]
 mod tests {
@@ -218,6 +242,17 @@ mod tests {
         ] {
             let age: Age = text.parse().expect("it is a duration");
             assert_eq!(age.to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn cpu_is_written_as_kubernetes_does() {
+        for (text, millicores) in [("500m", 500), ("0.5", 500), ("2", 2000), ("1m", 1), ("0.0014", 1)] {
+            assert_eq!(text.parse(), Ok(Cpu(millicores)), "{text}");
+            assert_eq!(Cpu(millicores).to_string().parse(), Ok(Cpu(millicores)));
+        }
+        for text in ["", "0", "-1", "0.0001", "m", "1k", "NaN", "inf", "1e12"] {
+            assert!(text.parse::<Cpu>().is_err_and(|error| error.contains("500m")), "{text}");
         }
     }
 

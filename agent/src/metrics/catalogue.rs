@@ -270,6 +270,16 @@ families! {
         "Records that were lost between the kernel and the agent, by reason.";
     KERNEL_NOTES = Counter "grpcscope_kernel_notes_total", &["kind"],
         "What the kernel side counts besides: bytes left out, budgets reached, memory not read.";
+    BUDGET_USED = Gauge "grpcscope_budget_used_ratio" in "ratio", &["resource"],
+        "What the agent uses of its budget, if it has one: cpu (--max-cpu) on average over five seconds, memory (--max-memory).";
+    OVER_BUDGET = Gauge "grpcscope_over_budget", &[],
+        "1 while the agent follows no new connections since a budget was passed, else 0; known connections are followed in any case.";
+    OVER_BUDGET_TIMES = Counter "grpcscope_over_budget_times_total", &["resource"],
+        "Times that this began, by the budget that was passed: cpu, memory.";
+    OVER_BUDGET_SECONDS = Counter "grpcscope_over_budget_seconds_total" in "seconds", &[],
+        "How long no new connections were followed.";
+    LEFT_OUT = Counter "grpcscope_connections_left_out_total", &[],
+        "Connections that were not followed, since the agent was over a budget; nothing else counts them or their calls. Those still open when it is over are followed from then on, as joined late.";
     FLOWS_RESUMED = Counter "grpcscope_flows_resumed_total", &["result"],
         "Flows known to the agent before a restart and seen again: taken_up where nothing was missed, else missed.";
     PROGRAM_MISSES = Counter "grpcscope_kernel_program_missed_runs_total", &["program"],

@@ -396,6 +396,17 @@ fn health_rows<'a>(families: &mut Collected<'a>, series: &Snapshot, health: &Hea
         add(&names::READER_LAG, &[("reader", &reader.to_string())], Value::Real(lag.as_secs_f64()));
     }
     add(&names::UNJUDGED, &[], whole(health.unjudged));
+    let (budget, left_out) = &health.budget;
+    for (resource, ratio) in [("cpu", budget.cpu_ratio), ("memory", budget.memory_ratio)] {
+        if let Some(ratio) = ratio {
+            add(&names::BUDGET_USED, &[("resource", resource)], Value::Real(ratio));
+        }
+    }
+    add(&names::OVER_BUDGET, &[], whole(u64::from(budget.sheds)));
+    add(&names::OVER_BUDGET_TIMES, &[("resource", "cpu")], whole(budget.over_cpu));
+    add(&names::OVER_BUDGET_TIMES, &[("resource", "memory")], whole(budget.over_memory));
+    add(&names::OVER_BUDGET_SECONDS, &[], Value::Real(budget.shed_ns as f64 / 1e9));
+    add(&names::LEFT_OUT, &[], whole(*left_out));
     add(&names::FLOWS_RESUMED, &[("result", "taken_up")], whole(health.resumed.taken_up));
     add(&names::FLOWS_RESUMED, &[("result", "missed")], whole(health.resumed.missed));
     add(&names::FINDINGS_FORGOTTEN, &[], whole(health.findings_forgotten));

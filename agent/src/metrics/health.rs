@@ -9,6 +9,7 @@ use agent_core::Resumed;
 
 use super::open_calls::{Group, Standing};
 use super::own_process;
+use crate::budget::BudgetState;
 
 /// Most kinds of anomalies; they are constants of the code, so this only guards against a mistake.
 const ANOMALY_KINDS_MAX: usize = 256;
@@ -49,6 +50,7 @@ pub(super) struct Health {
     state_limit_bytes: AtomicU64,
     findings_forgotten: AtomicU64,
     unjudged: AtomicU64,
+    budget: Mutex<(BudgetState, u64)>,
     resumed: Mutex<Resumed>,
     open_calls: Mutex<BTreeMap<Group, Standing>>,
     scrape_ns: AtomicU64,
@@ -68,6 +70,8 @@ pub(super) struct HealthSnapshot {
     pub(super) state_limit_bytes: u64,
     pub(super) findings_forgotten: u64,
     pub(super) unjudged: u64,
+    /// And how many connections were not followed.
+    pub(super) budget: (BudgetState, u64),
     pub(super) resumed: Resumed,
     pub(super) open_calls: BTreeMap<Group, Standing>,
     pub(super) scrape_duration: Duration,
@@ -115,6 +119,10 @@ impl Health {
         self.unjudged.store(count, Ordering::Relaxed);
     }
 
+    pub(super) fn set_budget(&self, state: BudgetState, left_out: u64) {
+        *lock(&self.budget) = (state, left_out);
+    }
+
     pub(super) fn set_resumed(&self, resumed: Resumed) {
         *lock(&self.resumed) = resumed;
     }
@@ -139,6 +147,7 @@ impl Health {
             state_limit_bytes: self.state_limit_bytes.load(Ordering::Relaxed),
             open_calls: lock(&self.open_calls).clone(),
             unjudged: self.unjudged.load(Ordering::Relaxed),
+            budget: *lock(&self.budget),
             resumed: *lock(&self.resumed),
             findings_forgotten: self.findings_forgotten.load(Ordering::Relaxed),
             scrape_duration: Duration::from_nanos(self.scrape_ns.load(Ordering::Relaxed)),

@@ -37,6 +37,7 @@ pub use labels::Workload;
 pub use open_calls::OpenCalls;
 pub use store::{Clock, SeriesLimits};
 
+use crate::budget::BudgetState;
 use balance::Balance;
 use exposition::Client;
 use health::Health;
@@ -126,6 +127,11 @@ impl Metrics {
     /// What detectors have not judged by now, since a table of theirs was full.
     pub fn set_unjudged(&self, count: u64) {
         self.sources.health.set_unjudged(count);
+    }
+
+    /// What has come of the budgets, and how many connections were not followed for them.
+    pub fn set_budget(&self, state: BudgetState, left_out: u64) {
+        self.sources.health.set_budget(state, left_out);
     }
 
     /// What became of the flows that an agent before this one knew.

@@ -3,6 +3,7 @@
 //! In: [`Captured`]. Out, to a [`Listener`]: observations, each with its connection's [`Subject`], and what the detectors
 //! find in them.
 
+mod left_out;
 mod subject;
 mod watch;
 
@@ -13,9 +14,11 @@ use agent_core::detectors::{Detectors, Finding, Thresholds, Wasted};
 use agent_core::observation::{CallStarted, OpenCall, Stall};
 use agent_core::{ConnectionId, Limits, Observation, Observer, Resumed, SavedConnection, Timestamp};
 
+use crate::budget::{BudgetState, Budgets, Change, Controller, Usage};
 use crate::capture::kernel::Captured;
 use crate::identity::Identities;
 
+use left_out::LeftOut;
 pub use subject::{Subject, pid};
 pub use watch::{Stop, Watched, capture_options, monotonic_now, start_capture, unix_offset_ns, watch};
 
@@ -103,6 +106,9 @@ pub struct Pipeline<L: Listener> {
     subjects: HashMap<ConnectionId, (Subject, L::Connection)>,
     listener: L,
     open_calls_due: Timestamp,
+    budget: Controller,
+    /// New connections that are not followed for the budgets.
+    left_out: LeftOut,
 }
 
 impl<L: Listener> Pipeline<L> {
@@ -110,6 +116,8 @@ impl<L: Listener> Pipeline<L> {
     #[must_use]
     pub fn new(limits: Limits, identities: Identities, listener: L) -> Self {
         Pipeline {
+            left_out: LeftOut::new(limits.connections),
+            budget: Controller::new(Budgets::default()),
             observer: Observer::new(limits),
             detectors: None,
             identities,
@@ -123,6 +131,38 @@ impl<L: Listener> Pipeline<L> {
     #[must_use]
     pub fn with_detectors(self, thresholds: Thresholds) -> Self {
         Pipeline { detectors: Some(Detectors::new(thresholds)), ..self }
+    }
+
+    /// The same with budgets: see [`Pipeline::keep_budget`].
+    #[must_use]
+    pub fn within(self, budget: Controller) -> Self {
+        Pipeline { budget, ..self }
+    }
+
+    /// Takes what the process uses, once a second, and decides whether connections that are new are followed. What has come of
+    /// the budgets so far, and how many connections were not followed.
+    pub fn keep_budget(&mut self, now: Timestamp, usage: Usage) -> (BudgetState, u64) {
+        let change = self.budget.look(now, usage);
+        let state = self.budget.state();
+        let (cpu, memory) = (state.cpu_ratio, state.memory_ratio);
+        match change {
+            Some(Change::Over(resource)) => {
+                tracing::warn!(
+                    resource = resource.name(),
+                    cpu_of_budget = cpu,
+                    memory_of_budget = memory,
+                    "over budget: new connections are not followed, known ones are"
+                );
+                self.left_out.begin();
+            }
+            Some(Change::Within(_)) => {
+                let left_out = self.left_out.total();
+                tracing::info!(left_out, "well below the budgets: new connections are followed again");
+                self.left_out.end();
+            }
+            None => {}
+        }
+        (state, self.left_out.total())
     }
 
     /// What is known of the connections, for the pipeline after a restart ([`Pipeline::resume`]).
@@ -143,6 +183,9 @@ impl<L: Listener> Pipeline<L> {
 
     /// Takes what was captured.
     pub fn handle_captured(&mut self, captured: Captured<'_>) {
+        if self.left_out.sheds() && self.is_left_out(&captured) {
+            return;
+        }
         match captured {
             Captured::Open { connection, pid, endpoints, .. } => {
                 let subject = Subject::new(connection, pid, Some(endpoints), &self.identities);
@@ -221,6 +264,9 @@ impl<L: Listener> Pipeline<L> {
     /// What follows is from programs that know nothing of what was captured before: connections are reported as far as
     /// they were seen, their open calls as open, and begin again when they show themselves.
     pub fn give_up_connections(&mut self, now: Timestamp) {
+        // Those that are known now would look like new ones.
+        self.budget.begin_anew();
+        self.left_out.end();
         self.observer.finish(now);
         self.drain();
         // Those of which no byte was seen.
@@ -252,6 +298,34 @@ impl<L: Listener> Pipeline<L> {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.observer.connections()
+    }
+
+    /// Whether it is of a connection that is not followed.
+    fn is_left_out(&mut self, captured: &Captured<'_>) -> bool {
+        let (Captured::Open { connection, .. }
+        | Captured::Close { connection, .. }
+        | Captured::Moved { connection, .. }
+        | Captured::Lost { connection, .. }) = captured
+        else {
+            let Captured::Chunk { chunk, .. } = captured else { return false };
+            let is_known = self.subjects.contains_key(&chunk.connection);
+            if !is_known {
+                self.left_out.insert(chunk.connection);
+            }
+            return !is_known;
+        };
+        if self.subjects.contains_key(connection) {
+            return false;
+        }
+        match captured {
+            Captured::Open { .. } => self.left_out.insert(*connection),
+            Captured::Close { is_final: true, .. } => self.left_out.remove(*connection),
+            Captured::Close { .. }
+            | Captured::Moved { .. }
+            | Captured::Lost { .. }
+            | Captured::Chunk { .. } => {}
+        }
+        true
     }
 
     fn follow(&mut self, subject: Subject) {

@@ -8,6 +8,7 @@ use agent_core::{Resumed, Timestamp};
 use anyhow::Context;
 
 use super::{Listener, Pipeline};
+use crate::budget::{self, BudgetState};
 use crate::capture::kernel::{self, BackendChoice, Counters, KernelCapture, Options};
 use crate::config::{Backend, CaptureConfig, Config};
 use crate::exit::Failure;
@@ -53,6 +54,8 @@ pub enum Watched<'a> {
     },
     /// Flows that an agent before this one knew, and that were seen again.
     Resumed(Resumed),
+    /// What has come of the budgets, and how many connections were not followed for them.
+    Budget(BudgetState, u64),
     /// How old the newest record was when it was handled, in nanoseconds.
     Lag(u64),
 }
@@ -172,6 +175,8 @@ pub fn watch<L: Listener>(
             if !stopping && let Some(blind) = capture.is_blind(now.0, &counters) {
                 change(capture, pipeline, &blind, &mut tell)?;
             }
+            let (budget, left_out) = pipeline.keep_budget(now, budget::usage(capture.ring_bytes()));
+            tell(pipeline.listener(), Watched::Budget(budget, left_out));
             let resumed = pipeline.resumed();
             tell(pipeline.listener(), Watched::Resumed(resumed));
             tell(pipeline.listener(), Watched::Counters(&capture.counters()?));

@@ -167,6 +167,12 @@ impl KernelCapture {
         self.loaded.backend
     }
 
+    /// Size of the ring.
+    #[must_use]
+    pub fn ring_bytes(&self) -> u64 {
+        self.options.ring_bytes.into()
+    }
+
     /// Why it was chosen, in one sentence.
     #[must_use]
     pub fn reason(&self) -> &str {

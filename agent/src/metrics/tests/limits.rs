@@ -60,7 +60,11 @@ fn many_workloads_with_every_status_stay_under_the_limit() {
     assert!(encoded(&metrics, Format::Text).len() <= 6_000_000);
 }
 
-const AGENT: [&str; 18] = [
+const AGENT: [&str; 22] = [
+    "grpcscope_over_budget",
+    "grpcscope_over_budget_times_total",
+    "grpcscope_over_budget_seconds_total",
+    "grpcscope_connections_left_out_total",
     "grpcscope_flows_resumed_total",
     "grpcscope_balance_refused_total",
     "grpcscope_findings_forgotten_total",

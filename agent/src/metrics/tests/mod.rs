@@ -235,6 +235,8 @@ fn everything() -> (Metrics, Vec<ConnectionSeries>) {
     let mut calls = OpenCalls::default();
     calls.add(&open[0], &open_call(), Timestamp(9_000 * MS));
     metrics.set_open_calls(calls);
+    let budget = BudgetState { cpu_ratio: Some(1.5), memory_ratio: Some(0.5), ..BudgetState::default() };
+    metrics.set_budget(budget, 3);
     metrics.set_balance(&balanced());
     let mut sideless = metrics.connection(&with_all_labels("late"));
     sideless.status(&status(None, Sync::Late));
