@@ -22,6 +22,7 @@ mod unseen;
 mod flow_control;
 mod call;
 mod connection;
+mod waiting;
 pub mod observer;
 pub mod observation;
 pub mod detectors;

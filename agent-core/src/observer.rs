@@ -13,10 +13,12 @@ use crate::input::{Chunk, ConnectionId, Timestamp};
 use crate::limits::Limits;
 use crate::names::Names;
 use crate::observation::{Anomaly, AtStreamLimit, Observation, OpenCall, Stall};
+use crate::waiting::Waiting;
 
 /// Follows any number of connections.
 ///
-/// After each `handle_…` call, drain [`Observer::poll_observation`], then ask [`Observer::poll_timeout`].
+/// After each `handle_…` call, drain [`Observer::poll_observation`], then ask [`Observer::poll_timeout`]. After
+/// [`Observer::handle_chunk`] the drain may wait until [`Observer::is_drain_due`], which makes it cheaper.
 #[derive(Debug)]
 pub struct Observer {
     connections: HashMap<ConnectionId, Box<Connection>, RandomState>,
@@ -40,7 +42,7 @@ const TIMERS_FIRST_LOOK: usize = 1_024;
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) known: Known,
-    pub(crate) observations: VecDeque<Observation>,
+    pub(crate) observations: Waiting,
     pub(crate) trace_frames: bool,
     /// What became of connections that an observer before this one knew.
     pub(crate) resumed: Resumed,
@@ -95,7 +97,7 @@ impl Observer {
                     traces: TraceHasher::default(),
                 },
                 limits,
-                observations: VecDeque::new(),
+                observations: Waiting::default(),
                 trace_frames: false,
                 resumed: Resumed::default(),
                 stalled: BTreeSet::new(),
@@ -135,6 +137,7 @@ impl Observer {
 
     /// Takes a piece of a flow.
     pub fn handle_chunk(&mut self, chunk: Chunk<'_>) {
+        self.shared.observations.count_chunk();
         if self.shared.timers.peek().is_some_and(|Reverse((at, _))| *at <= chunk.time) {
             self.handle_timeout(chunk.time);
         }
@@ -219,6 +222,16 @@ impl Observer {
     /// The next observation, oldest first.
     pub fn poll_observation(&mut self) -> Option<Observation> {
         self.shared.observations.pop_front()
+    }
+
+    /// Whether what waits is to be drained before the next chunk: after some tens of chunks or observations, and whenever a
+    /// connection has ended, since its id may stand for another one from the next chunk on.
+    ///
+    /// Until then observations may wait, in their order, so that those who take them find their code and data in the
+    /// caches. Not while time passes, nor while something is asked that they would have told: drain before.
+    #[must_use]
+    pub fn is_drain_due(&self) -> bool {
+        self.shared.observations.is_drain_due()
     }
 
     /// gRPC calls that are open now, by connection and stream, and those whose server has ended them while the client has not

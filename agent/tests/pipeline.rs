@@ -141,6 +141,7 @@ fn what_calls_belong_to_and_what_became_of_deadlines_comes_out_of_the_pipeline_o
     }
     node.wait_ms(3_000);
     node.client_sends(CALLS, &outbound(7, Some("1S"), None));
+    node.wait_ms(100);
 
     let method = ("rpc_method", "shop.Stock/Reserve");
     let correlated = |evidence| {
@@ -269,6 +270,7 @@ fn over_budget_known_connections_are_followed_and_new_ones_are_counted_and_joine
     assert_eq!(uses(&mut node, 900), (false, 1));
     node.boundary = true;
     sends(&mut node, 10_000, &request(9, "/shop.New/Found", None, None));
+    node.wait_ms(100);
     assert_eq!(node.sum("grpcscope_connections", &[]), 3.0);
     assert_eq!(node.sum("grpcscope_connections", &[("state", "late")]), 1.0);
     let started = node.sum("grpcscope_call_deadlines_total", &[("rpc_method", "shop.New/Found")]);
@@ -284,9 +286,10 @@ fn when_the_way_in_is_changed_over_budget_those_that_were_known_are_not_taken_fo
     node.pipeline.give_up_connections(node.now);
     node.boundary = true;
     node.client_sends(CALLS, &request(1, "/shop.Stock/Reserve", None, None));
-    assert_eq!(node.sum("grpcscope_connections", &[]), 1.0);
     node.wait_ms(1_000);
+    assert_eq!(node.sum("grpcscope_connections", &[]), 1.0);
     assert_eq!(node.pipeline.keep_budget(node.now, usage).1, 0);
     node.client_sends(CALLS, &request(3, "/shop.Stock/Reserve", None, None));
+    node.wait_ms(100);
     assert_eq!(node.sum("grpcscope_call_deadlines_total", &[]), 2.0);
 }

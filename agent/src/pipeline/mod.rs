@@ -181,8 +181,17 @@ impl<L: Listener> Pipeline<L> {
         self.observer.resumed()
     }
 
-    /// Takes what was captured.
+    /// Takes what was captured. What the core says of chunks is handed on together with what it says of the next ones, as soon
+    /// as [`Observer::is_drain_due`], and at the latest when time passes.
     pub fn handle_captured(&mut self, captured: Captured<'_>) {
+        // By the time alone connections end, and what comes under the id of one begins anew: whose it is, and whether it is
+        // followed, is asked afterwards.
+        if let Captured::Chunk { chunk, .. } = &captured
+            && self.observer.poll_timeout().is_some_and(|due| due <= chunk.time)
+        {
+            self.observer.handle_timeout(chunk.time);
+            self.drain_if_due();
+        }
         if self.left_out.sheds() && self.is_left_out(&captured) {
             return;
         }
@@ -197,8 +206,10 @@ impl<L: Listener> Pipeline<L> {
                     self.follow(Subject::new(chunk.connection, pid, None, &self.identities));
                 }
                 self.observer.handle_chunk(chunk);
+                self.drain_if_due();
             }
             Captured::Close { connection, is_final, time, .. } => {
+                self.drain();
                 self.observer.handle_close(connection, time);
                 if is_final {
                     self.observer.handle_end(connection, time);
@@ -215,12 +226,10 @@ impl<L: Listener> Pipeline<L> {
                 if let Some((subject, connection)) = self.subjects.get_mut(&connection) {
                     self.listener.handle_moved(subject, connection, bytes, missed);
                 }
-                return;
             }
             // The offsets of the next chunk say what is missing; the kernel's counters say how much was lost.
             Captured::Lost { .. } => {}
         }
-        self.drain();
     }
 
     /// Everything that was captured before `now` has been handled.
@@ -277,8 +286,9 @@ impl<L: Listener> Pipeline<L> {
         }
     }
 
-    /// Whom the observations go to.
+    /// Whom the observations go to, when it has been told all.
     pub fn listener(&mut self) -> &mut L {
+        self.drain();
         &mut self.listener
     }
 
@@ -329,11 +339,19 @@ impl<L: Listener> Pipeline<L> {
     }
 
     fn follow(&mut self, subject: Subject) {
+        // What waits is about the connection that had this id before.
+        self.drain();
         let connection = self.listener.handle_connection(&subject);
         if let Some(detectors) = &mut self.detectors {
             detectors.handle_connection(subject.connection, subject.party());
         }
         self.subjects.insert(subject.connection, (subject, connection));
+    }
+
+    fn drain_if_due(&mut self) {
+        if self.observer.is_drain_due() {
+            self.drain();
+        }
     }
 
     fn drain(&mut self) {
