@@ -94,14 +94,17 @@ impl<'a> Replay<'a> {
                     false => chunk.flow,
                 };
                 self.observer.handle_chunk(Chunk { flow, ..chunk });
-                self.drain();
-                if let Some(detectors) = &mut self.detectors
-                    && detectors.poll_timeout().is_some_and(|due| due <= chunk.time)
-                {
+                let look_due = self.detectors.as_ref().and_then(|detectors| detectors.poll_timeout());
+                let is_look_due = look_due.is_some_and(|due| due <= chunk.time);
+                if is_look_due || self.observer.is_drain_due() {
+                    self.drain();
+                }
+                if is_look_due && let Some(detectors) = &mut self.detectors {
                     detectors.handle_timeout(&self.observer, chunk.time);
                 }
             }
         }
+        self.drain();
     }
 
     fn drain(&mut self) {
