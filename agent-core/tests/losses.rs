@@ -87,6 +87,21 @@ fn g9_a_loss_that_is_told_late_takes_back_what_is_not_reported_yet() {
     assert_eq!(scenario.only_call().outcome, Outcome::Unknown);
 }
 
+/// The answer was in the last bytes of the server's flow, which were lost: the end of the connection behind them was reported to
+/// have aborted the call.
+#[test]
+fn s4_the_end_of_a_connection_behind_a_lost_answer_says_nothing() {
+    for begun in [false, true] {
+        let mut scenario = asked();
+        if begun {
+            scenario.send(SERVER, &response(1));
+        }
+        scenario.lose(SERVER, 40).send(SERVER, &[]).close();
+        let call = scenario.only_call();
+        assert_eq!((call.outcome, call.status, call.ended), (Outcome::Unknown, None, None));
+    }
+}
+
 /// One that was joined in the client's flow first was said to be aborted, without a response.
 #[test]
 fn c2_what_the_other_flow_carries_before_it_is_joined_is_not_nothing() {

@@ -497,10 +497,13 @@ pub unsafe fn finish(ready: Ready, call: Call) {
     }
 }
 
+/// In the argument `flow` of [`tell_unseen`]: nothing follows that would show how far the hole reaches.
+const LAST: u64 = (FLAG_FINAL as u64) << 8;
+
 /// Tells user space of bytes that moved and were not walked, if it knows of the connection.
 #[inline(never)]
 unsafe fn tell_unseen(connection: *mut Connection, flow: u64, offset: u64, bytes: u64) -> u64 {
-    // SAFETY: as `prepare`; `flow` is 0 or 1.
+    // SAFETY: as `prepare`; `flow` is 0 or 1, and perhaps `LAST`.
     unsafe {
         if get!(connection.opened) == 0 {
             return 0;
@@ -517,7 +520,7 @@ unsafe fn tell_unseen(connection: *mut Connection, flow: u64, offset: u64, bytes
             payload: 0,
             kind: KIND_UNSEEN,
             flow: (flow & 1) as u8,
-            flags: 0,
+            flags: (flow >> 8) as u8,
             reserved: 0,
         };
         maps::output((&raw mut record).cast::<c_void>(), size_of::<RecordHeader>() as u64, 0);
@@ -562,6 +565,8 @@ pub unsafe fn nothing_read(sk: Sock) {
             close(connection, u32::from(FLOW_RECEIVED), 0);
             if get!(connection.final_pending) != 0 {
                 set!(connection.final_pending = 0);
+                tell_rest(sk, connection, u32::from(FLOW_SENT));
+                tell_rest(sk, connection, u32::from(FLOW_RECEIVED));
                 close(connection, u32::from(FLOW_SENT), FLAG_FINAL);
                 if config!(HAVE_SK_STORAGE) == 0 {
                     maps::forget(sk.at, true);
@@ -587,6 +592,11 @@ pub unsafe fn closed(sk: Sock, connection: *mut Connection, orderly: bool) {
             }
             set!(connection.final_pending = 0);
         }
+        tell_rest(sk, connection, u32::from(FLOW_SENT));
+        if orderly {
+            // After a reset the process may not have read what had arrived.
+            tell_rest(sk, connection, u32::from(FLOW_RECEIVED));
+        }
         close(connection, u32::from(FLOW_SENT), flags);
         if config!(HAVE_SK_STORAGE) == 0 {
             // The next socket may get the same address; storage goes with its socket.
@@ -598,6 +608,39 @@ pub unsafe fn closed(sk: Sock, connection: *mut Connection, orderly: bool) {
         if !class.is_null() {
             set!(class.class = CLASS_OTHER);
             set!(class.count = 0);
+        }
+    }
+}
+
+/// The socket is closed: tells user space of bytes at the end of a flow that TCP has counted and no program has seen, which
+/// otherwise the next call would show.
+#[inline(always)]
+unsafe fn tell_rest(sk: Sock, connection: *mut Connection, flow: u32) {
+    // SAFETY: as `prepare`.
+    unsafe {
+        let tcp = socket::tcp(sk);
+        if tcp.at == 0 || get!(connection.sequenced) == 0 {
+            return;
+        }
+        let of = flow_of(connection, flow);
+        let end = if u32::from(get!(of.phase)) == PHASE_START {
+            // Not one call of it was seen: of a connection that is older than we are that means nothing.
+            if get!(connection.recognised) == RECOGNISED_CHAIN {
+                return;
+            }
+            socket::stream_end(sk, tcp, flow) as u32
+        } else {
+            socket::sequence_end(sk, tcp, flow).wrapping_sub(get!(of.zero))
+        };
+        let missed = end.wrapping_sub(get!(of.next) as u32);
+        // What is sent is counted with SYN and FIN, whichever there was; nine bytes of a frame header are more.
+        if missed > 2 && missed >> 31 == 0 {
+            maps::count(Counter::Gaps);
+            let of_flow =
+                if flow == u32::from(FLOW_SENT) { Counter::GapBytesSent } else { Counter::GapBytesReceived };
+            let missed = u64::from(missed - 1);
+            maps::add(of_flow, missed);
+            tell_unseen(connection, u64::from(flow) | LAST, get!(of.next), missed);
         }
     }
 }
