@@ -71,7 +71,7 @@ fn the_daemonset_asks_for_the_capabilities_that_were_measured_and_no_more_rights
     let text = std::fs::read_to_string(deploy().join("daemonset.yaml")).expect("the manifest");
     let needed: BTreeSet<Capability> = [Backend::TpBtf, Backend::Fexit]
         .into_iter()
-        .flat_map(Capability::to_load)
+        .flat_map(|backend| Capability::to_load(backend, false))
         .chain(&Capability::OF_NAMES)
         .copied()
         .collect();

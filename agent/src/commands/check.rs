@@ -40,13 +40,17 @@ pub fn execute(_args: &CheckArgs, config: &Config) -> Result<(), Failure> {
     for capability in Capability::ALL {
         let state = match (held.has(capability), capability) {
             (true, _) => "held",
-            (false, Capability::SysResource) => "not held",
+            (false, Capability::SysResource | Capability::SysAdmin) => "not held",
             (false, _) => "missing",
         };
         say("right", &format!("CAP_{}: {state}; {}", capability.name(), capability.purpose()))?;
     }
     for obstacle in obstacles() {
         say("obstacle", &obstacle)?;
+    }
+    let for_kprobes = held.missing(Capability::to_load(Backend::Kprobe, probe::restricts_perf_events()));
+    if for_kprobes.contains(&Capability::SysAdmin) {
+        say("obstacle", &restricted_perf_events(&for_kprobes))?;
     }
     probe::raise_memory_limit();
     let mut works = false;
@@ -57,7 +61,7 @@ pub fn execute(_args: &CheckArgs, config: &Config) -> Result<(), Failure> {
             Err(error) => say(backend.name, &format!("does not work: {}", one_line(&error)))?,
         }
     }
-    let mut missing = held.missing(Capability::to_load(Backend::TpBtf));
+    let mut missing = held.missing(Capability::to_load(Backend::TpBtf, false));
     if !works && !missing.is_empty() {
         missing.extend(held.missing(&Capability::OF_NAMES));
         say("add", &how_to_add(&missing))?;
@@ -86,6 +90,15 @@ fn how_to_add(missing: &[Capability]) -> String {
         "in Kubernetes {}; with systemd AmbientCapabilities={}; at a shell sudo",
         rights::kubernetes(missing),
         names.join(" ")
+    )
+}
+
+/// Why kprobes are refused to those who hold what the other ways of capture take.
+fn restricted_perf_events(missing: &[Capability]) -> String {
+    format!(
+        "for kprobe: kernel.perf_event_paranoid is above 2, so perf_event_open asks for CAP_SYS_ADMIN: on the node sysctl \
+         kernel.perf_event_paranoid=2, or {}",
+        how_to_add(missing)
     )
 }
 

@@ -104,7 +104,7 @@ pub fn start_capture(config: &Config, keeps_file: bool) -> Result<KernelCapture,
     let capture = KernelCapture::start(&capture_options(&config.capture)).map_err(why_not)?;
     tracing::info!(backend = capture.backend().name(), reason = capture.reason(), "watching socket calls");
     let read = || capture.counters().map(drop);
-    let later = Later { change: capture.may_change(), keep_file: keeps_file };
+    let later = Later { keep_file: keeps_file, ..capture.later() };
     let left = rights::give_up(config.rights, later, &read).context("cannot give up rights")?;
     tracing::info!(
         user = left.user,
@@ -121,7 +121,7 @@ pub fn start_capture(config: &Config, keeps_file: bool) -> Result<KernelCapture,
 
 /// The kernel says of each thing that it refuses no more than EPERM: what is not held is the likely reason.
 fn why_not(error: anyhow::Error) -> Failure {
-    let needed = Capability::to_load(kernel::Backend::TpBtf);
+    let needed = Capability::to_load(kernel::Backend::TpBtf, false);
     let missing = Held::now().map(|held| held.missing(needed)).unwrap_or_default();
     if missing.is_empty() {
         return error.context("cannot watch this kernel (`grpcscope check` says more)").into();
@@ -201,7 +201,7 @@ fn change<L: Listener>(
     let changed = capture
         .change(blind, &mut |captured| pipeline.handle_captured(captured))
         .context("change the way in")?;
-    rights.give_back(capture.may_change()).context("give the rights to load back")?;
+    rights.give_back(capture.later()).context("give the rights to load back")?;
     if !changed {
         return Ok(());
     }

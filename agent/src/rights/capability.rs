@@ -18,26 +18,31 @@ pub enum Capability {
     SysPtrace,
     /// Opens `/proc/PID/environ`, which belongs to the process' user.
     DacReadSearch,
+    /// Attaches kprobes where `kernel.perf_event_paranoid` is above 2, a value that kernels of some distributions have. It
+    /// contains the first two.
+    SysAdmin,
 }
 
 impl Capability {
     /// All of them.
-    pub const ALL: [Capability; 5] = [
+    pub const ALL: [Capability; 6] = [
         Capability::Bpf,
         Capability::Perfmon,
         Capability::SysResource,
         Capability::SysPtrace,
         Capability::DacReadSearch,
+        Capability::SysAdmin,
     ];
 
     /// Those that are kept: without them processes of other users have worse names, or none.
     pub const OF_NAMES: [Capability; 2] = [Capability::SysPtrace, Capability::DacReadSearch];
 
-    /// Those without which a way of capture cannot be loaded. Each was taken away alone, and nothing else is needed; but for kprobes,
-    /// which some kernels refuse to those who hold only these.
+    /// Those without which a way of capture cannot be loaded. Each was taken away alone, and nothing else is needed. `restricted`
+    /// says that perf events are ([`crate::capture::kernel::probe::restricts_perf_events`]): kprobes are attached by them.
     #[must_use]
-    pub fn to_load(backend: Backend) -> &'static [Capability] {
+    pub fn to_load(backend: Backend, restricted: bool) -> &'static [Capability] {
         match backend {
+            Backend::Kprobe if restricted => &[Capability::SysAdmin],
             Backend::TpBtf | Backend::Fexit | Backend::Kprobe => &[Capability::Bpf, Capability::Perfmon],
         }
     }
@@ -51,6 +56,7 @@ impl Capability {
             Capability::SysResource => "SYS_RESOURCE",
             Capability::SysPtrace => "SYS_PTRACE",
             Capability::DacReadSearch => "DAC_READ_SEARCH",
+            Capability::SysAdmin => "SYS_ADMIN",
         }
     }
 
@@ -63,6 +69,7 @@ impl Capability {
             Capability::SysResource => "to hold maps, which are locked memory before Linux 5.11",
             Capability::SysPtrace => "to read the executables of other users' processes",
             Capability::DacReadSearch => "to read OTEL_SERVICE_NAME of other users' processes",
+            Capability::SysAdmin => "to attach kprobes where kernel.perf_event_paranoid is above 2",
         }
     }
 
@@ -73,6 +80,7 @@ impl Capability {
             Capability::SysResource => CapabilitySet::SYS_RESOURCE,
             Capability::SysPtrace => CapabilitySet::SYS_PTRACE,
             Capability::DacReadSearch => CapabilitySet::DAC_READ_SEARCH,
+            Capability::SysAdmin => CapabilitySet::SYS_ADMIN,
         }
     }
 }
@@ -123,13 +131,26 @@ mod tests {
         };
         assert_eq!(
             missing(CapabilitySet::empty()),
-            ["BPF", "PERFMON", "SYS_RESOURCE", "SYS_PTRACE", "DAC_READ_SEARCH"]
+            ["BPF", "PERFMON", "SYS_RESOURCE", "SYS_PTRACE", "DAC_READ_SEARCH", "SYS_ADMIN"]
         );
         assert_eq!(missing(CapabilitySet::SYS_ADMIN), ["SYS_RESOURCE", "SYS_PTRACE", "DAC_READ_SEARCH"]);
         assert_eq!(
             missing(CapabilitySet::BPF | CapabilitySet::SYS_PTRACE),
-            ["PERFMON", "SYS_RESOURCE", "DAC_READ_SEARCH"]
+            ["PERFMON", "SYS_RESOURCE", "DAC_READ_SEARCH", "SYS_ADMIN"]
         );
+    }
+
+    #[test]
+    fn kprobes_take_more_where_perf_events_are_restricted_and_nothing_else_does() {
+        let holds = |held: CapabilitySet, backend, restricted| {
+            Held(held).missing(Capability::to_load(backend, restricted)).is_empty()
+        };
+        let two = CapabilitySet::BPF | CapabilitySet::PERFMON;
+        for backend in Backend::ALL {
+            assert!(holds(two, backend, false), "{}", backend.name());
+            assert_eq!(holds(two, backend, true), backend != Backend::Kprobe, "{}", backend.name());
+            assert!(holds(CapabilitySet::SYS_ADMIN, backend, true), "{}", backend.name());
+        }
     }
 
     #[test]

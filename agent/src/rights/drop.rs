@@ -12,6 +12,7 @@ use rustix::thread::{
     set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
+use super::Later;
 use super::capability::Capability;
 
 /// What is left.
@@ -31,7 +32,7 @@ pub struct Dropped {
 /// Drops everything but what reads the names of processes. Of what `works` needs besides, as little as may be is kept.
 pub(super) fn everything_but_names(
     user: Option<u32>,
-    may_change: bool,
+    later: Later,
     works: &dyn Fn() -> Result<()>,
 ) -> Result<Dropped> {
     let before = capabilities(None)?;
@@ -52,22 +53,24 @@ pub(super) fn everything_but_names(
         works().context("read what is attached without most capabilities")?;
         bail!("the kernel does not let go of capabilities");
     };
-    let set_aside = if may_change { before.permitted & LOADING & !kept } else { CapabilitySet::empty() };
+    let set_aside = before.permitted & loading(later) & !kept;
     set(kept, kept | set_aside).context("set the capabilities that are left")?;
     set_no_new_privs(true).context("set no_new_privs")?;
     let names_of = |set: CapabilitySet| {
-        let mut names: Vec<&'static str> =
-            Capability::ALL.into_iter().filter(|one| set.contains(one.set())).map(Capability::name).collect();
-        if set.contains(CapabilitySet::SYS_ADMIN) {
-            names.push("SYS_ADMIN");
-        }
-        names
+        Capability::ALL.into_iter().filter(|one| set.contains(one.set())).map(Capability::name).collect()
     };
     Ok(Dropped { kept: names_of(kept), set_aside: names_of(set_aside), bounded, user: geteuid().as_raw() })
 }
 
-/// What loading takes.
-const LOADING: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::PERFMON);
+/// What the loading of another way of capture takes.
+fn loading(later: Later) -> CapabilitySet {
+    let two = CapabilitySet::BPF | CapabilitySet::PERFMON;
+    match later {
+        Later { change: false, .. } => CapabilitySet::empty(),
+        Later { restricted_kprobes: true, .. } => two | CapabilitySet::SYS_ADMIN,
+        Later { .. } => two,
+    }
+}
 
 /// Nothing is ever handed on to another program.
 fn set(effective: CapabilitySet, permitted: CapabilitySet) -> Result<()> {
@@ -86,17 +89,18 @@ impl LoadingRights {
     /// The kernel refuses, which it does not.
     pub fn take() -> Result<Self> {
         let before = capabilities(None)?;
-        set(before.effective | (before.permitted & LOADING), before.permitted)?;
+        let all = loading(Later { change: true, restricted_kprobes: true, ..Later::default() });
+        set(before.effective | (before.permitted & all), before.permitted)?;
         Ok(LoadingRights(before))
     }
 
-    /// Sets it aside again, or drops it if this was the last time.
+    /// Sets aside again what may be needed `later`, and drops the rest.
     ///
     /// # Errors
     /// As [`LoadingRights::take`].
-    pub fn give_back(self, may_change: bool) -> Result<()> {
+    pub fn give_back(self, later: Later) -> Result<()> {
         let LoadingRights(before) = self;
-        set(before.effective, if may_change { before.permitted } else { before.effective })
+        set(before.effective, before.effective | (before.permitted & loading(later)))
     }
 }
 

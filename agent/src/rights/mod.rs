@@ -48,6 +48,9 @@ pub struct Later {
     /// Another way of capture may have to be loaded: what that takes is set aside and not in force, and the list of system calls
     /// has it.
     pub change: bool,
+    /// It may have to be kprobes, where perf events are restricted: that takes `CAP_SYS_ADMIN`, which is set aside too if it is
+    /// held.
+    pub restricted_kprobes: bool,
     /// A file is written for the next agent, and one of the last removed. The list knows no paths.
     pub keep_file: bool,
 }
@@ -61,8 +64,7 @@ pub struct Later {
 /// There are other threads already, or the kernel refuses what it refuses to nobody.
 pub fn give_up(config: RightsConfig, later: Later, works: &dyn Fn() -> Result<()>) -> Result<Dropped> {
     ensure!(threads() <= 1, "rights are given up before the first thread is started");
-    let dropped =
-        drop::everything_but_names(config.user, later.change, works).context("drop capabilities")?;
+    let dropped = drop::everything_but_names(config.user, later, works).context("drop capabilities")?;
     system_calls::restrict(config.system_calls, later).context("restrict system calls")?;
     works().context("read what is attached, with what rights are left")?;
     Ok(dropped)

@@ -226,7 +226,8 @@ mod tests {
     #[test]
     fn the_filters_compile_and_are_far_from_the_limit_of_the_kernel() {
         let [no_clone3, list] =
-            programs(SeccompAction::Trap, Later { change: true, keep_file: true }).expect("they compile");
+            programs(SeccompAction::Trap, Later { change: true, keep_file: true, ..Later::default() })
+                .expect("they compile");
         // BPF_MAXINSNS of linux/bpf_common.h.
         assert!((100..4096).contains(&list.len()), "{}", list.len());
         assert!(!no_clone3.is_empty());

@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 
+use crate::rights::Later;
+
 pub use blindness::Blind;
 pub use choice::{Backend, BackendChoice, LoopChoice};
 pub use records::Captured;
@@ -102,6 +104,17 @@ impl KernelCapture {
     #[must_use]
     pub fn may_change(&self) -> bool {
         !self.others.is_empty()
+    }
+
+    /// What that would take.
+    #[must_use]
+    pub fn later(&self) -> Later {
+        let kprobes = self.others.contains(&Backend::Kprobe);
+        Later {
+            change: self.may_change(),
+            restricted_kprobes: kprobes && probe::restricts_perf_events(),
+            ..Later::default()
+        }
     }
 
     /// Changes to the next backend that works. What the old one has seen goes to `sink`, and nothing of it follows:

@@ -28,6 +28,20 @@ pub fn has_btf() -> bool {
     std::path::Path::new(BTF_PATH).exists()
 }
 
+/// `kernel.perf_event_paranoid`.
+pub const PERF_EVENT_PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
+
+/// Whether perf events, by which kprobes are attached, take `CAP_SYS_ADMIN`: Linux knows no value above 2, and kernels of
+/// distributions that do refuse all others (measured on Debian's, whose default is 3).
+#[must_use]
+pub fn restricts_perf_events() -> bool {
+    is_restricted(&std::fs::read_to_string(PERF_EVENT_PARANOID).unwrap_or_default())
+}
+
+fn is_restricted(value: &str) -> bool {
+    value.trim().parse().is_ok_and(|value: i32| value > 2)
+}
+
 /// Programs and maps count as locked memory before 5.11.
 pub fn raise_memory_limit() {
     let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
@@ -53,4 +67,18 @@ pub fn backends() -> Vec<Probed> {
             Probed { name: backend.name(), result }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_value_that_linux_itself_does_not_know_restricts_perf_events() {
+        for (value, restricted) in
+            [("-1\n", false), ("2\n", false), ("3\n", true), ("4\n", true), ("", false)]
+        {
+            assert_eq!(is_restricted(value), restricted, "{value:?}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ mod breach;
 mod measure;
 
 use agent::capture::kernel::{Backend, BackendChoice, Blind, KernelCapture, LoopChoice, Options};
-use agent::rights::{self, Later, LoadingRights, RightsConfig};
+use agent::rights::{self, LoadingRights, RightsConfig};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::json;
@@ -81,15 +81,11 @@ fn options(backend: BackendChoice) -> Options {
     }
 }
 
-fn later(capture: &KernelCapture) -> Later {
-    Later { change: capture.may_change(), keep_file: false }
-}
-
 fn load(way: Way, user: Option<u32>) -> anyhow::Result<()> {
     let capture = KernelCapture::start(&options(BackendChoice::Only(way.backend())))?;
     let read = || capture.counters().map(drop);
     let config = RightsConfig { user, ..RightsConfig::default() };
-    let dropped = rights::give_up(config, later(&capture), &read).context("give up rights")?;
+    let dropped = rights::give_up(config, capture.later(), &read).context("give up rights")?;
     capture.counters().context("read what is attached, afterwards")?;
     println!("{}", json!({ "backend": way.backend().name(), "kept": dropped.kept, "user": dropped.user }));
     Ok(())
@@ -100,10 +96,10 @@ fn change() -> anyhow::Result<()> {
     let from = capture.backend();
     let read = || capture.counters().map(drop);
     let dropped =
-        rights::give_up(RightsConfig::default(), later(&capture), &read).context("give up rights")?;
+        rights::give_up(RightsConfig::default(), capture.later(), &read).context("give up rights")?;
     let rights = LoadingRights::take()?;
     let changed = capture.change(&Blind { missed: 1_000, records: 1_000 }, &mut |_| {})?;
-    rights.give_back(capture.may_change())?;
+    rights.give_back(capture.later())?;
     capture.counters().context("read what is attached, afterwards")?;
     let to = capture.backend();
     println!(

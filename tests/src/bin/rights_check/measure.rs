@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
+use agent::capture::kernel::probe;
 use agent::rights::Capability;
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
@@ -20,8 +21,12 @@ struct Tried {
 pub(super) fn measure(ways: &[Way]) -> anyhow::Result<()> {
     let mut all: Vec<Value> = Vec::new();
     for way in ways {
-        let needed = Capability::to_load(way.backend());
+        let needed = Capability::to_load(way.backend(), probe::restricts_perf_events());
         let mut sets = vec![("only what is needed".to_owned(), needed.to_vec())];
+        let usual = Capability::to_load(way.backend(), false);
+        if usual != needed {
+            sets.push(("what is needed elsewhere".to_owned(), usual.to_vec()));
+        }
         for missing in needed {
             let others = needed.iter().copied().filter(|one| one != missing).collect();
             sets.push((format!("without {}", missing.name()), others));
@@ -90,6 +95,7 @@ fn number(capability: Capability) -> u32 {
     match capability {
         Capability::DacReadSearch => 2,
         Capability::SysPtrace => 19,
+        Capability::SysAdmin => 21,
         Capability::SysResource => 24,
         Capability::Perfmon => 38,
         Capability::Bpf => 39,
