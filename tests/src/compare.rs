@@ -24,7 +24,7 @@ use crate::plan::{CallType, SERVICE};
 use crate::truth::{ClientCall, ServerCall};
 
 /// Clocks of the applications are read in milliseconds by some of them, and the wall clock may be adjusted.
-const CLOCK_SLACK_NS: u64 = 100_000_000;
+pub const CLOCK_SLACK_NS: u64 = 100_000_000;
 
 /// What the observer can know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,10 +105,17 @@ impl Comparison {
 /// Matches the calls of the truth with the observed ones.
 #[must_use]
 pub fn compare(truths: &[Truth], observed: &[Call], joined: Joined) -> Comparison {
+    compare_within(truths, observed, joined, CLOCK_SLACK_NS)
+}
+
+/// The same where times of the applications and of the observer may lie further apart than [`CLOCK_SLACK_NS`]: by as many
+/// nanoseconds.
+#[must_use]
+pub fn compare_within(truths: &[Truth], observed: &[Call], joined: Joined, slack_ns: u64) -> Comparison {
     let fits: Vec<Vec<usize>> = truths
         .iter()
         .map(|truth| {
-            let fit = |call: &Call| misfits(truth, call, joined).is_empty();
+            let fit = |call: &Call| misfits(truth, call, joined, slack_ns).is_empty();
             (0..observed.len()).filter(|&index| fit(&observed[index])).collect()
         })
         .collect();
@@ -140,7 +147,8 @@ pub fn compare(truths: &[Truth], observed: &[Call], joined: Joined) -> Compariso
     comparison.without_method = count(|call| call.method.is_none());
     comparison.without_type = count(|call| call.call_type == "unknown");
     comparison.deadlines = count(|call| call.outcome == "deadline");
-    comparison.missing = unmatched.into_iter().map(|index| explain(&truths[index], &left, joined)).collect();
+    comparison.missing =
+        unmatched.into_iter().map(|index| explain(&truths[index], &left, joined, slack_ns)).collect();
     comparison.invented = left.iter().map(|call| format!("{call:?}")).collect();
     comparison
 }
@@ -204,7 +212,7 @@ fn name(made: &ClientCall) -> &str {
 
 /// Everything in which an observed call differs from the truth; empty if it fits.
 #[must_use]
-pub fn misfits(truth: &Truth, seen: &Call, joined: Joined) -> Vec<String> {
+pub fn misfits(truth: &Truth, seen: &Call, joined: Joined, slack_ns: u64) -> Vec<String> {
     let late = joined == Joined::Late;
     let made = &truth.made;
     let mut misfits = Vec::new();
@@ -223,9 +231,9 @@ pub fn misfits(truth: &Truth, seen: &Call, joined: Joined) -> Vec<String> {
     let given_up = was_given_up(truth);
     let start = seen.start_ns;
     let end = start.saturating_add(seen.duration_ns.unwrap_or(0));
-    check(start + CLOCK_SLACK_NS >= made.t0_ns, &|| format!("starts {} ns early", made.t0_ns - start));
+    check(start + slack_ns >= made.t0_ns, &|| format!("starts {} ns early", made.t0_ns - start));
     if !given_up {
-        check(end <= made.t1_ns + CLOCK_SLACK_NS, &|| format!("ends {} ns late", end - made.t1_ns));
+        check(end <= made.t1_ns + slack_ns, &|| format!("ends {} ns late", end - made.t1_ns));
     }
     // Unknown where the beginning or the end of the call was not seen.
     check(seen.duration_ns.is_some() || late, &|| "no duration".to_owned());
@@ -234,7 +242,7 @@ pub fn misfits(truth: &Truth, seen: &Call, joined: Joined) -> Vec<String> {
         (None, None) => {}
         (Some(asked), Some(sent)) => {
             // The budget that was left when the request was written, rounded up by at most a hundredth (D2).
-            let passed = start.saturating_sub(made.t0_ns) + CLOCK_SLACK_NS;
+            let passed = start.saturating_sub(made.t0_ns) + slack_ns;
             let range = asked.saturating_sub(passed)..=asked + asked / 50 + 10_000_000;
             check(range.contains(&sent), &|| format!("timeout {sent} is not in {range:?}"));
         }
@@ -359,12 +367,12 @@ fn response_messages(truth: &Truth) -> Expected {
     }
 }
 
-fn explain(truth: &Truth, left: &[&Call], joined: Joined) -> String {
+fn explain(truth: &Truth, left: &[&Call], joined: Joined, slack_ns: u64) -> String {
     let made = &truth.made;
     let nearest = left
         .iter()
         .filter(|call| call.method.as_deref() == Some(&made.method) || call.method.is_none())
-        .map(|call| misfits(truth, call, joined))
+        .map(|call| misfits(truth, call, joined, slack_ns))
         .min_by_key(Vec::len);
     match nearest {
         Some(misfits) => {

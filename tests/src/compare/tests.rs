@@ -186,6 +186,17 @@ fn what_was_lost_of_a_call_is_unknown_only_where_the_observer_says_so() {
     assert_eq!(from_the_start.missing.len(), 1);
 }
 
+/// A server stood still for two seconds inside of its send, after the client had its answer (emulated 6.12, one processor not run).
+#[test]
+fn a_call_that_is_seen_to_end_late_fits_only_where_the_machine_stood_still_for_as_long() {
+    let truths = [truth(made("Unary", 0))];
+    let mut call = seen("Unary");
+    call.duration_ns = Some(3 * SECOND);
+    let missing =
+        |slack_ns| compare_within(&truths, &[call.clone()], Joined::FromTheStart, slack_ns).missing.len();
+    assert_eq!((missing(CLOCK_SLACK_NS), missing(SECOND), missing(2 * SECOND + 1)), (1, 1, 0));
+}
+
 #[test]
 fn an_error_after_messages_counts_those_that_the_server_sent() {
     let mut call = made("FailAfter", 13);

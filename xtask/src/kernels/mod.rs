@@ -18,6 +18,7 @@ mod vm;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -33,9 +34,9 @@ use crate::setup;
 /// The oldest kernel that is supported and the one of Debian's stable release: small enough for every CI run.
 pub(crate) const SERIES_OF_CI: [&str; 2] = ["5.10", "6.12"];
 
-/// All that `--all` runs, per architecture; `newest` is the newest of any Debian release.
+/// All that `--all` runs, per architecture, what takes longest first; `newest` is the newest of any Debian release.
 const ALL: [(Arch, &[&str]); 2] =
-    [(Arch::X86_64, &["5.10", "6.1", "6.12", "6.18", "newest"]), (Arch::Aarch64, &["6.1", "6.12"])];
+    [(Arch::X86_64, &["5.10", "newest", "6.18", "6.12", "6.1"]), (Arch::Aarch64, &["6.1", "6.12"])];
 
 /// The models that `--models` compares: where none of them exists, the one that the kernel boots with.
 const MODELS: [&str; 3] = ["none", "lazy", "full"];
@@ -91,6 +92,9 @@ pub(crate) struct Args {
     /// Ends a run that takes longer.
     #[arg(long, default_value_t = 1200)]
     timeout_seconds: u64,
+    /// Machines that are emulated at once, each with two processors.
+    #[arg(long, value_name = "MACHINES", default_value_t = 1)]
+    at_once: usize,
     /// Ends with one line of JSON on standard output.
     #[arg(long)]
     json: bool,
@@ -151,7 +155,15 @@ enum Preempt {
     Full,
 }
 
+/// A kernel that is booted for some jobs.
+struct Boot {
+    kernel: Kernel,
+    files: Vec<PathBuf>,
+    jobs: Vec<Job>,
+}
+
 /// One start of the program in a booted kernel.
+#[derive(Clone)]
 struct Job {
     /// Its name in the initramfs.
     program: String,
@@ -200,7 +212,7 @@ fn run_all(args: &Args) -> Result<Vec<Run>> {
         [] => vec![(args.arch, SERIES_OF_CI.to_vec())],
         chosen => vec![(args.arch, chosen.iter().map(String::as_str).collect())],
     };
-    let mut runs = Vec::new();
+    let mut boots = Vec::new();
     for (arch, series) in machines {
         setup::set_up_machine(arch)?;
         let mut files = match &args.program {
@@ -208,19 +220,46 @@ fn run_all(args: &Args) -> Result<Vec<Run>> {
             None => programs::build(arch, &args.checks)?,
         };
         files.extend(args.files.iter().cloned());
-        let jobs = jobs(args, &guest_name(&files[0])?);
         for series in series {
-            runs.extend(run_on(args, &Kernel::of(arch, series), &files, &jobs)?);
+            let kernel = Kernel::of(arch, series);
+            if kernel.release().is_none() {
+                kernel.fetch()?;
+            }
+            // A machine for each check: what one does to its kernel is nothing to the next, and they can run beside each other.
+            let jobs = jobs(args, &guest_name(&files[0])?);
+            for jobs in jobs.chunk_by(|one, next| one.program == next.program) {
+                boots.push(Boot {
+                    kernel: Kernel::of(arch, series),
+                    files: files.clone(),
+                    jobs: jobs.to_vec(),
+                });
+            }
         }
     }
-    Ok(runs)
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let number = next.fetch_add(1, Ordering::Relaxed)
+            && let Some(boot) = boots.get(number)
+        {
+            done.push((number, run_on(args, &boot.kernel, &boot.files, &boot.jobs)?));
+        }
+        anyhow::Ok(done)
+    };
+    let mut done = Vec::new();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..args.at_once.max(1)).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            done.extend(worker.join().map_err(|_| anyhow::anyhow!("a machine's thread panicked"))??);
+        }
+        anyhow::Ok(())
+    })?;
+    done.sort_by_key(|(number, _)| *number);
+    Ok(done.into_iter().flat_map(|(_, runs)| runs).collect())
 }
 
 /// All jobs on one kernel.
 fn run_on(args: &Args, kernel: &Kernel, files: &[PathBuf], jobs: &[Job]) -> Result<Vec<Run>> {
-    if kernel.release().is_none() {
-        kernel.fetch()?;
-    }
     let release =
         kernel.release().with_context(|| format!("read the release of kernel {}", kernel.series))?;
     eprintln!("kernel {release}: {} programs", jobs.len());

@@ -13,6 +13,8 @@ use super::{Arch, Backend, Job};
 pub(crate) enum Outcome {
     /// The program ended with 0.
     Ok,
+    /// The same, but the kernel skipped runs of the programs, and says so: what they would have seen is missing.
+    Blind,
     /// The kernel lacks what the backend needs, and no kernel of that age has it.
     Refused,
     /// Anything else.
@@ -23,6 +25,7 @@ impl Outcome {
     fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Blind => "blind",
             Self::Refused => "refused",
             Self::Failed => "failed",
         }
@@ -116,6 +119,7 @@ fn verdict_of_line(line: &Value, arch: Arch, version: (u32, u32)) -> (Outcome, S
     let backend = Backend::from_str(&text("backend"), false).ok();
     match text("result").as_str() {
         "ok" => match over_the_bar(line) {
+            None if is_blind(line, "missing") => (Outcome::Blind, words(line)),
             None => (Outcome::Ok, words(line)),
             Some(program) => (Outcome::Failed, program),
         },
@@ -123,6 +127,12 @@ fn verdict_of_line(line: &Value, arch: Arch, version: (u32, u32)) -> (Outcome, S
         _ if !text("error").is_empty() => (Outcome::Failed, text("error")),
         _ => (Outcome::Failed, format!("{} {}", words(line), line["differences"])),
     }
+}
+
+/// Runs were skipped, and something is missing by this number; a check says by its result whether that is right.
+fn is_blind(report: &Value, missing: &str) -> bool {
+    let is_some = |key: &str| report[key].as_u64().is_some_and(|count| count > 0);
+    is_some("missed_runs") && is_some(missing)
 }
 
 /// A program whose verification takes too many instructions, or for which their number is not known.
@@ -171,6 +181,7 @@ fn verdict(
     let last = output.lines.last().cloned().unwrap_or_default();
     match output.exit_code {
         0 => match too_large(output).as_slice() {
+            [] if report(output).is_some_and(|report| is_blind(&report, "missing")) => (Outcome::Blind, last),
             [] => (Outcome::Ok, last),
             large => {
                 let large = large.join(", ");
@@ -259,7 +270,7 @@ pub(super) fn json(runs: &[Run], failed: usize) -> Value {
             "exit_code": run.exit_code,
             "boot_seconds": run.boot.map(rounded),
             "run_seconds": run.took.map(rounded),
-            "detail": (run.outcome != Outcome::Ok).then_some(&run.detail),
+            "detail": matches!(run.outcome, Outcome::Refused | Outcome::Failed).then_some(&run.detail),
             "report": run.report,
         })
     };
@@ -302,6 +313,18 @@ mod tests {
         assert_eq!(judged((5, 10), &line("one that is new here", "refused")), Outcome::Failed);
         assert_eq!(judged((6, 12), &line("fexit", "failed")), Outcome::Failed);
         assert_eq!(judged((6, 12), &line("fexit", "ok")), Outcome::Ok);
+    }
+
+    #[test]
+    fn what_is_missing_beside_missed_runs_makes_a_run_blind_and_no_better() {
+        let line = |missing: u32, missed_runs: u32| json!({"check": "calls", "backend": "fexit", "result": "ok", "missing": missing, "missed_runs": missed_runs});
+        assert_eq!(judged((7, 3), &line(0, 0)), Outcome::Ok);
+        assert_eq!(judged((7, 3), &line(0, 5)), Outcome::Ok);
+        assert_eq!(judged((7, 3), &line(2, 5)), Outcome::Blind);
+        let walker = ended(0, r#"{"ok":true,"missing":70,"missed_runs":3}"#);
+        assert_eq!(verdict(&walker, None, Arch::X86_64, (7, 3)).0, Outcome::Blind);
+        let wrong = ended(1, r#"{"ok":false,"missing":70,"missed_runs":3}"#);
+        assert_eq!(verdict(&wrong, None, Arch::X86_64, (7, 3)).0, Outcome::Failed);
     }
 
     #[test]

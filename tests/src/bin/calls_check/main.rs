@@ -9,6 +9,7 @@
 
 mod preemption;
 mod run;
+mod stalls;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -7,9 +7,11 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use tests::agent::{Summary, Watch};
 use tests::apps::{Client, Implementation, Pace, Server};
-use tests::compare::{Comparison, Joined, Truth, certainly_sent, compare, join};
+use tests::compare::{CLOCK_SLACK_NS, Comparison, Joined, Truth, certainly_sent, compare_within, join};
 use tests::observed::Call;
 use tests::plan::{self, PlannedCall, SHORT_DEADLINE_MS};
+
+use super::stalls::Stalls;
 
 /// What is run.
 pub(crate) struct Run<'a> {
@@ -63,6 +65,7 @@ impl Run<'_> {
         let mut command = Command::new(self.agent);
         command.args(["calls", "--json", "--capture", self.backend]);
         let mut watch = Watch::of(command, folder)?;
+        let stalls = Stalls::begin();
         let server = Server::start(Implementation::Tonic, folder, false)?;
         let mut running = Vec::new();
         for number in 0..self.clients as u64 {
@@ -88,6 +91,7 @@ impl Run<'_> {
         }
         let calls = watch.calls_of(server.pid(), certainly_sent(&all))?;
         seen.push((all, calls));
+        let stall_ns = stalls.end();
         let others = watch.other_calls().len();
         let Summary(summary) = watch.stop()?;
 
@@ -97,9 +101,11 @@ impl Run<'_> {
         let missed = number("missed_runs") + counted("missed_returns") + counted("missed_entries");
         let losses = number("lost") + missed + counted("fault") + counted("gaps");
         let joined = if losses == 0 { Joined::FromTheStart } else { Joined::Late };
+        // What happens and when it is noted lie no further apart than the machine stood still, before and after.
+        let slack_ns = CLOCK_SLACK_NS + 2 * stall_ns;
         let mut totals = Totals::default();
         for (truths, calls) in &seen {
-            totals.add(truths, &compare(truths, calls, joined));
+            totals.add(truths, &compare_within(truths, calls, joined, slack_ns));
         }
         // A call that is not seen is a fault where nothing was lost; a wrong one always is.
         let is_right = totals.wrong == 0 && others == 0 && (totals.missing == 0 || losses > 0);
@@ -113,6 +119,7 @@ impl Run<'_> {
             "without_method": totals.without_method,
             "lost": summary["lost"],
             "missed_runs": missed,
+            "stall_ms": stall_ns / 1_000_000,
             "counters": summary["kernel"],
             "differences": totals.differences,
         }))
