@@ -91,6 +91,11 @@ impl<W: Write> Printer for CallLines<W> {
         self.counters = counters.clone();
     }
 
+    fn handle_changed(&mut self, changed: &live::Changed<'_>) {
+        let result = self.printer.write_changed(changed);
+        self.note(result);
+    }
+
     fn finish(&mut self) -> anyhow::Result<()> {
         let result = match self.broken.take() {
             None => self.printer.write_summary(self.calls, &self.counters),
@@ -183,6 +188,17 @@ impl<W: Write> CallPrinter<W> {
         match &self.form {
             Form::Json => json::write_line(&mut self.out, &live::ready(capture))?,
             Form::Table(table) => table.write_header(&mut self.out)?,
+        }
+        self.out.flush()
+    }
+
+    /// Says in JSON that the way of capture was changed; people read it in the log.
+    ///
+    /// # Errors
+    /// As [`CallPrinter::write_ready`].
+    fn write_changed(&mut self, changed: &live::Changed<'_>) -> io::Result<()> {
+        if let Form::Json = self.form {
+            json::write_line(&mut self.out, changed)?;
         }
         self.out.flush()
     }

@@ -1,6 +1,7 @@
 //! What commands have in common that watch the kernel and print until a signal comes.
 
 use anyhow::Context;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::signals::StopSignals;
@@ -12,6 +13,9 @@ use crate::pipeline::{self, Listener, Pipeline, Stop, Watched};
 pub(in crate::commands) trait Printer: Listener {
     /// What the kernel side has counted by now.
     fn handle_counters(&mut self, counters: &Counters);
+
+    /// The way of capture was changed: what is in [`Changed`].
+    fn handle_changed(&mut self, changed: &Changed<'_>);
 
     /// Nothing follows.
     ///
@@ -66,13 +70,25 @@ fn watch<P: Printer>(
     mut pipeline: Pipeline<P>,
     stop: &Stop,
 ) -> anyhow::Result<()> {
-    pipeline::watch(&mut capture, &mut pipeline, stop, |printer, watched| {
-        if let Watched::Counters(counters) = watched {
-            printer.handle_counters(counters);
+    pipeline::watch(&mut capture, &mut pipeline, stop, |printer, watched| match watched {
+        Watched::Counters(counters) => printer.handle_counters(counters),
+        Watched::Changed { from, to, reason } => {
+            printer.handle_changed(&Changed { kind: "changed", from: from.name(), to: to.name(), reason });
         }
+        _ => {}
     })?;
     pipeline.finish(pipeline::monotonic_now());
     pipeline.listener().finish()
+}
+
+/// The line of JSON that says that from now on it is seen by another way of capture. What moved meanwhile was not.
+#[derive(Clone, Debug, Serialize)]
+pub(in crate::commands) struct Changed<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    from: &'static str,
+    to: &'static str,
+    reason: &'a str,
 }
 
 /// The line of JSON that says that everything from now on is seen.

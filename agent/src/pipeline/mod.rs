@@ -271,12 +271,15 @@ impl<L: Listener> Pipeline<L> {
     }
 
     /// What follows is from programs that know nothing of what was captured before: connections are reported as far as
-    /// they were seen, their open calls as open, and begin again when they show themselves.
+    /// they were seen, their open calls as open, and begin again when they show themselves. Their HPACK tables are known again
+    /// where the offsets prove that nothing was missed, as after a restart; that takes programs that name connections alike.
     pub fn give_up_connections(&mut self, now: Timestamp) {
         // Those that are known now would look like new ones.
         self.budget.begin_anew();
         self.left_out.end();
+        let saved: Vec<SavedConnection> = self.observer.save().collect();
         self.observer.finish(now);
+        self.observer.resume(saved, now);
         self.drain();
         // Those of which no byte was seen.
         for (connection, _) in self.subjects.drain() {

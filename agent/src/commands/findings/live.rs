@@ -143,6 +143,15 @@ impl<W: Write> Printer for FindingPrinter<W> {
         self.counters = counters.clone();
     }
 
+    fn handle_changed(&mut self, changed: &live::Changed<'_>) {
+        if let Form::Json = self.form
+            && self.broken.is_none()
+            && let Err(error) = json::write_line(&mut self.out, changed).and_then(|()| self.out.flush())
+        {
+            self.give_up(error);
+        }
+    }
+
     fn finish(&mut self) -> anyhow::Result<()> {
         let result = match self.broken.take() {
             None => self.write_summary(),
