@@ -11,6 +11,7 @@ pub mod compare;
 pub mod http;
 pub mod kernel_objects;
 pub mod observed;
+pub mod peer;
 pub mod plan;
 pub mod process;
 pub mod prometheus;

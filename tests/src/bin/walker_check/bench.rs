@@ -1,6 +1,6 @@
 //! Nanoseconds of the kernel programs for each kind of call, by the kernel's own statistics.
 //!
-//! Beside them, in the same rounds, what the least program at the same hook takes on this machine (`peer.rs`): the ratio
+//! Beside them, in the same rounds, what the least program at the same hook takes on this machine (`tests::peer`): the ratio
 //! to it can be compared between machines, the nanoseconds cannot.
 
 use std::collections::BTreeMap;
@@ -13,8 +13,7 @@ use agent::capture::kernel::KernelCapture;
 use agent::capture::kernel::load::LoadedProgram;
 use anyhow::{Context as _, Result};
 use serde_json::json;
-
-use crate::peer::Peer;
+use tests::peer::Peer;
 
 const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
 /// Medians of this many rounds over all cases.

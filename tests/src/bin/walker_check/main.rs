@@ -9,7 +9,6 @@ mod bench;
 mod blocked;
 mod calls;
 mod conversation;
-mod peer;
 
 use std::process::ExitCode;
 

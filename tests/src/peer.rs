@@ -20,19 +20,26 @@ const fn instruction(code: u8, registers: u8, offset: i16, immediate: i32) -> u6
 const RETURN_ZERO: [u64; 2] = [instruction(0xb7, 0, 0, 0), instruction(0x95, 0, 0, 0)];
 
 /// A program that is attached until this is dropped.
-pub(crate) struct Peer {
+#[derive(Debug)]
+pub struct Peer {
     program: OwnedFd,
     _link: OwnedFd,
 }
 
 impl Peer {
     /// A program that does nothing.
-    pub(crate) fn nothing() -> Result<Peer> {
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn nothing() -> Result<Peer> {
         with_types(|types| Self::attach(types, &RETURN_ZERO))
     }
 
     /// A program that finds the registers of the system call and reads nine bytes of the buffer.
-    pub(crate) fn one_read() -> Result<Peer> {
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn one_read() -> Result<Peer> {
         with_types(|types| {
             let buffer = types.sized_member("pt_regs", "si", 8).context("find the second argument")?;
             let mut program = vec![
@@ -51,7 +58,8 @@ impl Peer {
     }
 
     /// The program, as the statistics want it.
-    pub(crate) fn program(&self) -> LoadedProgram {
+    #[must_use]
+    pub fn program(&self) -> LoadedProgram {
         LoadedProgram { name: "peer".into(), fd: self.program.as_raw_fd(), verified: None }
     }
 
