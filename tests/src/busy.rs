@@ -135,7 +135,10 @@ impl Pair {
 }
 
 /// Raises the soft limit of open files, as far as the hard one goes.
-fn allow_descriptors(count: u64) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When that is not far enough.
+pub fn allow_descriptors(count: u64) -> anyhow::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: a valid place for the limits.
     let result = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };

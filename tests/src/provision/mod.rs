@@ -32,13 +32,14 @@ pub struct Item {
 }
 
 /// All items, each after those that it needs.
-pub const ITEMS: [Item; 7] = [
+pub const ITEMS: [Item; 8] = [
     python::GRPCIO,
     python::PLAIN_HTTP2,
     python::ENVOY,
     node::GRPC_JS,
     golang::GRPC_GO,
     golang::APP,
+    golang::ECHO,
     prometheus::PROMETHEUS,
 ];
 

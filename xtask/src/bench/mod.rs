@@ -5,6 +5,7 @@
 //! of the product's lock file.
 
 pub(crate) mod instructions;
+mod overhead;
 
 use anyhow::Result;
 
@@ -21,9 +22,11 @@ pub(crate) struct Args {
     /// End with one line of JSON.
     #[arg(long)]
     json: bool,
-    /// Write down what `instructions` counts, instead of comparing it.
+    /// Write down what `instructions` counts, instead of comparing it; or the tables of `overhead` in docs/overhead.md.
     #[arg(long)]
     update: bool,
+    #[command(flatten)]
+    overhead: overhead::Options,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -36,6 +39,8 @@ enum What {
     Floods,
     /// The kernel programs in this kernel, with the least program at the same hook: nanoseconds a call. Needs root.
     Walker,
+    /// What the agent costs those who are watched, and itself (docs/overhead.md). Needs root.
+    Overhead,
     /// Instructions of fixed inputs under valgrind, with those that were written down.
     Instructions,
 }
@@ -47,6 +52,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Core => "core",
         What::Floods => "floods",
         What::Walker => return walker(),
+        What::Overhead => return overhead::run(&args.overhead, args.json, args.update),
         What::Instructions => return instructions::run(args.update, args.json),
     };
     // Floods have no peer, so that nothing has to be installed and only the core is built.
