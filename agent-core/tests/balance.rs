@@ -2,11 +2,11 @@
 //! observations, seconds that pass, and what is said.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier, Mutex};
 
 use agent_core::detectors::{
-    Balanced, Claim, Claims, Detectors, End, Finding, Name, Owner, Party, ProcessId, Thresholds, Value,
-    Verdict,
+    Balanced, Claim, Claims, Detectors, End, Finding, Name, Owner, Party, ProcessId, Spread, Thresholds,
+    Value, Verdict,
 };
 use agent_core::observation::{
     Authority, Call, CallStarted, CallType, ConnectionStatus, ConnectionSummary, EndedBy, FlowSummary,
@@ -20,6 +20,8 @@ const MS: u64 = 1_000_000;
 /// Detectors, the connections that they watch, and what they said.
 struct World {
     detectors: Detectors,
+    /// Two more, over which the processes are spread: they have to say the same.
+    spread: [Detectors; 2],
     observer: Observer,
     now: Timestamp,
     next: u64,
@@ -70,6 +72,7 @@ impl World {
     fn new() -> World {
         World {
             detectors: Detectors::new(Thresholds::default()),
+            spread: [(); 2].map(|()| Detectors::new(Thresholds::default())),
             observer: Observer::new(Limits::default()),
             now: Timestamp(1_000_000 * MS),
             next: 0,
@@ -81,16 +84,59 @@ impl World {
 
     fn see(&mut self, observation: Observation) {
         self.detectors.handle_observation(&observation);
+        // Those that do not know the connection ignore it.
+        for detectors in &mut self.spread {
+            detectors.begin(self.now);
+            detectors.handle_observation(&observation);
+        }
         self.drain();
     }
 
     fn drain(&mut self) {
-        while let Some(finding) = self.detectors.poll_finding() {
-            // Other detectors speak of single connections and calls.
-            if [PINNED, STARVED, STORM].contains(&finding.name()) {
-                self.said.push(finding);
+        // Other detectors speak of single connections and calls.
+        let is_of_these = |finding: &Finding| [PINNED, STARVED, STORM].contains(&finding.name());
+        let said = std::iter::from_fn(|| self.detectors.poll_finding()).filter(is_of_these);
+        let said: Vec<Finding> = said.collect();
+        let spread = &mut self.spread;
+        let said_spread = spread.iter_mut().flat_map(|one| std::iter::from_fn(|| one.poll_finding()));
+        let sorted = |findings: &mut dyn Iterator<Item = Finding>| {
+            let mut all: Vec<String> = findings.map(|finding| format!("{finding:?}")).collect();
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(
+            sorted(&mut said.iter().cloned()),
+            sorted(&mut said_spread.filter(is_of_these)),
+            "said of all processes together, and of processes that are spread"
+        );
+        self.said.extend(said);
+    }
+
+    /// Time passes for those over which processes are spread: each on a thread, since they wait for one another.
+    fn spread_timeout(&mut self) {
+        let (shown, all_have_shown) = (Mutex::new(Vec::new()), Barrier::new(self.spread.len()));
+        let (observer, now) = (&self.observer, self.now);
+        std::thread::scope(|scope| {
+            for detectors in &mut self.spread {
+                scope.spawn(|| {
+                    detectors.handle_timeout_together(observer, now, &mut |facts| {
+                        shown.lock().expect("nobody panics").push(Arc::new(facts));
+                        all_have_shown.wait();
+                        shown.lock().expect("nobody panics").clone()
+                    });
+                });
             }
-        }
+        });
+        let by_process = |spread: &Spread| (spread.owner.process, spread.destination.clone());
+        let mut spreads: Vec<Spread> = self.spread.iter().flat_map(|one| one.spreads()).cloned().collect();
+        let mut expected = self.detectors.spreads().to_vec();
+        spreads.sort_by_key(by_process);
+        expected.sort_by_key(by_process);
+        assert_eq!(spreads, expected);
+        assert_eq!(
+            self.spread.iter().map(|one| one.served().len()).sum::<usize>(),
+            self.detectors.served().len()
+        );
     }
 
     fn open(&mut self, opened: Opened<'_>) -> u64 {
@@ -101,7 +147,9 @@ impl World {
         let end = |text: &str| End::Address(text.parse::<SocketAddr>().expect("an address"));
         let owner = Owner { process: ProcessId(opened.process), workload: opened.workload.into() };
         let ends = Some((end(opened.local), end(opened.peer)));
-        self.detectors.handle_connection(ConnectionId(id), Party { owner: Some(Arc::new(owner)), ends });
+        let party = Party { owner: Some(Arc::new(owner)), ends };
+        self.spread[opened.process as usize % 2].handle_connection(ConnectionId(id), party.clone());
+        self.detectors.handle_connection(ConnectionId(id), party);
         self.sync(id, opened.sync);
         if let Some(authority) = opened.authority {
             self.authority(id, authority);
@@ -230,6 +278,7 @@ impl World {
         self.now = self.now.plus(ms * MS);
         if self.detectors.poll_timeout().is_some_and(|due| due <= self.now) {
             self.detectors.handle_timeout(&self.observer, self.now);
+            self.spread_timeout();
             self.drain();
         }
     }

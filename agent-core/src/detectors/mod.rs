@@ -39,12 +39,13 @@ mod memory;
 mod synthetic;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::input::{ConnectionId, Timestamp};
 use crate::observation::{Call, CallStarted, EndedBy, Observation, OpenCall, Side, Sync};
 use crate::observer::Observer;
 
-pub use balance::{Balanced, Served, Spread};
+pub use balance::{Balanced, Facts, Served, Spread};
 pub use finding::{About, Claims, Finding, Level, Name, Value, Verdict};
 pub use party::{End, Owner, Party, ProcessId};
 pub use wasted::{Wasted, Work};
@@ -174,7 +175,7 @@ pub struct Detectors {
 /// A call, whatever is known of it.
 trait OfCall {
     fn stream(&self) -> u32;
-    fn method(&self) -> Option<&std::sync::Arc<str>>;
+    fn method(&self) -> Option<&Arc<str>>;
 }
 
 impl OfCall for CallStarted {
@@ -182,7 +183,7 @@ impl OfCall for CallStarted {
         self.stream
     }
 
-    fn method(&self) -> Option<&std::sync::Arc<str>> {
+    fn method(&self) -> Option<&Arc<str>> {
         self.method.as_ref()
     }
 }
@@ -192,7 +193,7 @@ impl OfCall for OpenCall {
         self.stream
     }
 
-    fn method(&self) -> Option<&std::sync::Arc<str>> {
+    fn method(&self) -> Option<&Arc<str>> {
         self.method.as_ref()
     }
 }
@@ -202,7 +203,7 @@ impl OfCall for Call {
         self.stream
     }
 
-    fn method(&self) -> Option<&std::sync::Arc<str>> {
+    fn method(&self) -> Option<&Arc<str>> {
         self.method.as_ref()
     }
 }
@@ -349,10 +350,28 @@ impl Detectors {
     /// Looks at what lasts, if that is due. `observer` is the one whose observations are handed on: it is asked how its open
     /// calls stand.
     pub fn handle_timeout(&mut self, observer: &Observer, now: Timestamp) {
+        self.handle_timeout_together(observer, now, &mut |facts| vec![Arc::new(facts)]);
+    }
+
+    /// Those of a node whose processes are spread over several detectors have begun to look: at the first connection of any of
+    /// them, so that all look at the same moments.
+    pub fn begin(&mut self, now: Timestamp) {
+        self.tick.get_or_insert(now.plus(TICK_NS));
+    }
+
+    /// The same as [`Detectors::handle_timeout`], where the processes of the node are spread over several detectors: `exchange`
+    /// is called where what others see has to be known, with what these see, and has that of all, these among them. All of them
+    /// have to be given the same times.
+    pub fn handle_timeout_together(
+        &mut self,
+        observer: &Observer,
+        now: Timestamp,
+        exchange: &mut dyn FnMut(Facts) -> Vec<Arc<Facts>>,
+    ) {
         if self.tick.is_some_and(|tick| tick <= now) {
             self.tick = Some(now.plus(TICK_NS));
             let (thresholds, connections, out) = (&self.thresholds, &mut self.connections, &mut self.out);
-            self.balance.handle_tick(connections.values_mut(), thresholds, now, out);
+            self.balance.handle_tick(connections.values_mut(), thresholds, (now, exchange), out);
             self.reconnects.handle_tick(&thresholds.reconnects, now, out);
             self.hops.handle_tick(thresholds, connections, observer, now, out);
             let health = &thresholds.connection_health;

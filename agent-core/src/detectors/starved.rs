@@ -11,9 +11,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use super::About;
-use super::balance::{Group, Server, shown};
+use super::balance::{Facts, Group, ServedBy, Server, shown};
 use super::finding::{Claims, Name, Value, Verdict, seconds};
 use crate::input::Timestamp;
 use crate::observation::Side;
@@ -102,25 +103,17 @@ impl fmt::Display for Claim {
 }
 
 /// What servers got by the names that they share with their siblings.
-pub(super) struct Siblings<'a>(BTreeMap<Kind<'a>, Vec<Sibling<'a>>>);
+pub(super) struct Siblings<'a>(BTreeMap<Kind<'a>, Vec<&'a ServedBy>>);
 
 /// Workload and destination.
 type Kind<'a> = (&'a str, &'a str);
 
-struct Sibling<'a> {
-    calls: u64,
-    server: &'a Server<'a>,
-}
-
 impl<'a> Siblings<'a> {
-    pub(super) fn new(servers: impl Iterator<Item = &'a Server<'a>>) -> Siblings<'a> {
-        let mut siblings: BTreeMap<Kind<'a>, Vec<Sibling<'a>>> = BTreeMap::new();
-        for server in servers {
-            let calls = server.calls();
-            for name in server.destinations() {
-                let key = (server.owner.workload.as_ref(), name);
-                siblings.entry(key).or_default().push(Sibling { calls, server });
-            }
+    pub(super) fn new(all: &'a [Arc<Facts>]) -> Siblings<'a> {
+        let mut siblings: BTreeMap<Kind<'a>, Vec<&'a ServedBy>> = BTreeMap::new();
+        for served in all.iter().flat_map(|facts| &facts.served) {
+            let key = (served.workload.as_ref(), served.destination.as_ref());
+            siblings.entry(key).or_default().push(served);
         }
         Siblings(siblings)
     }
@@ -138,16 +131,15 @@ pub(super) fn judge_server(
     if server.members().any(|member| member.is_draining()) {
         return None;
     }
-    let mut best: Option<(Claim, &str)> = None;
+    let mut best: Option<(Claim, &Arc<str>)> = None;
     for name in server.destinations() {
         let Some(sharing) = siblings.0.get(&(server.owner.workload.as_ref(), name)) else { continue };
-        let is_other = |sibling: &&Sibling<'_>| sibling.server.owner.process != server.owner.process;
+        let is_other = |sibling: &&&ServedBy| sibling.process != server.owner.process;
         let (mut count, mut calls, mut sibling_age_ns) = (0, 0, 0);
         for sibling in sharing.iter().filter(is_other).filter(|sibling| sibling.calls > 0) {
             count += 1;
             calls += sibling.calls;
-            let used = sibling.server.members().filter(|member| member.calls > 0);
-            sibling_age_ns = used.map(|member| member.age_ns(now)).fold(sibling_age_ns, u64::max);
+            sibling_age_ns = sibling.used_age_ns.max(sibling_age_ns);
         }
         if calls < thresholds.sibling_calls_min
             || best.as_ref().is_some_and(|(best, _)| best.sibling_calls >= calls)
@@ -169,7 +161,7 @@ pub(super) fn judge_server(
     let about = About {
         owner: Some(server.owner.clone()),
         side: Some(Side::Server),
-        peer: shown(&name.into()),
+        peer: shown(name),
         ..About::default()
     };
     let is_doubtful = server.members().any(|member| member.is_doubtful());

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::destination::is_local;
+use super::facts::{Asked, Facts, ServedBy};
 use crate::detectors::{End, Owner, ProcessId, Watched, pinned};
 use crate::input::Timestamp;
 use crate::observation::Side;
@@ -83,9 +84,9 @@ impl Server<'_> {
     }
 
     /// Names by which clients ask for it, without those that mean something else to each of them.
-    pub(in crate::detectors) fn destinations(&self) -> BTreeSet<&str> {
+    pub(in crate::detectors) fn destinations(&self) -> BTreeSet<&Arc<str>> {
         let names = self.members.iter().filter_map(|member| member.load.destination());
-        names.map(AsRef::as_ref).filter(|name| !is_local(name)).collect()
+        names.filter(|name| !is_local(name)).collect()
     }
 }
 
@@ -127,35 +128,81 @@ impl<'a> Look<'a> {
                 None => {}
             }
         }
-        let mut look = Look { groups, servers };
-        look.find_backends();
-        look.find_strategies();
-        look
+        Look { groups, servers }
     }
 
-    /// How many backends are known for each destination: peers of open connections that are no proxies.
-    /// Groups that talk to a proxy are left out.
-    fn find_backends(&mut self) {
-        let mut at_address: BTreeMap<SocketAddr, Option<ProcessId>> = BTreeMap::new();
-        let mut proxies: BTreeSet<(SocketAddr, &str)> = BTreeSet::new();
+    /// What this look shows that counts for connections of other processes.
+    pub(super) fn facts(&self, now: Timestamp) -> Facts {
+        let mut facts = Facts::default();
         for (process, server) in &self.servers {
             for watched in &server.members {
                 let Some(address) = local(watched) else { continue };
-                at_address
-                    .entry(address)
-                    .and_modify(|one| *one = one.filter(|one| one == process))
-                    .or_insert(Some(*process));
+                facts.listeners.insert((address, *process));
                 // Whoever asks for the same destination as its own clients hands on what they ask.
                 if let Some(name) = watched.load.destination()
                     && self.groups.contains_key(&(*process, Some(name.as_ref())))
                 {
-                    proxies.insert((address, name.as_ref()));
+                    facts.proxies.insert((address, Arc::clone(name)));
                 }
             }
+            let used = server.members().filter(|member| member.calls > 0);
+            let used_age_ns = used.map(|member| member.age_ns(now)).max().unwrap_or(0);
+            let calls = server.calls();
+            facts.served.extend(server.destinations().into_iter().map(|destination| ServedBy {
+                process: *process,
+                workload: Arc::clone(&server.owner.workload),
+                destination: Arc::clone(destination),
+                calls,
+                used_age_ns,
+            }));
         }
+        for group in self.groups.values() {
+            let Some(destination) = group.destination.filter(|name| !is_local(name)) else { continue };
+            if group.members.iter().any(|watched| watched.load.intermediary) {
+                continue;
+            }
+            let mut asked = Asked { destination: Arc::clone(destination), peers: BTreeMap::new() };
+            for watched in &group.members {
+                let Some(peer) = peer(watched) else { continue };
+                *asked.peers.entry(peer).or_default() |= !watched.load.draining;
+            }
+            facts.asked.push(asked);
+        }
+        facts
+    }
+
+    /// Takes in what all looks at this moment show, this one's among them: it leaves out groups that talk to a proxy, and finds
+    /// how many backends are known for each destination, and how clients choose among them.
+    pub(super) fn take_in(&mut self, all: &[Arc<Facts>]) {
+        self.find_backends(all);
+        self.find_strategies();
+    }
+
+    /// Backends are peers of open connections that are no proxies.
+    fn find_backends(&mut self, all: &[Arc<Facts>]) {
+        let mut at_address: BTreeMap<SocketAddr, Option<ProcessId>> = BTreeMap::new();
+        for (address, process) in all.iter().flat_map(|facts| &facts.listeners) {
+            at_address
+                .entry(*address)
+                .and_modify(|one| *one = one.filter(|one| one == process))
+                .or_insert(Some(*process));
+        }
+        let process_at = |peer: &SocketAddr| at_address.get(peer).copied().flatten();
+        let proxies = all.iter().flat_map(|facts| &facts.proxies);
+        let proxies: BTreeSet<(SocketAddr, &str)> =
+            proxies.map(|(address, name)| (*address, name.as_ref())).collect();
         let mut backends: BTreeMap<&str, Backends> = BTreeMap::new();
-        let mut own: BTreeMap<(ProcessId, &str), Backends> = BTreeMap::new();
-        for ((process, name), group) in &mut self.groups {
+        for asked in all.iter().flat_map(|facts| &facts.asked) {
+            let name = asked.destination.as_ref();
+            if asked.peers.keys().any(|peer| proxies.contains(&(*peer, name))) {
+                continue;
+            }
+            let found = backends.entry(name).or_default();
+            for (peer, _) in asked.peers.iter().filter(|(_, goes_on)| **goes_on) {
+                found.insert(*peer, process_at(peer));
+            }
+        }
+        for ((_, name), group) in &mut self.groups {
             let Some(name) = *name else { continue };
             // A proxy's clients are spread as the proxy spreads their calls, which is seen at the proxy.
             let is_proxied = |watched: &Watched| {
@@ -164,22 +211,19 @@ impl<'a> Look<'a> {
             if group.members.iter().any(|watched| is_proxied(watched)) {
                 group.members.clear();
             }
-            for watched in group.members.iter().filter(|watched| !watched.load.draining) {
-                let Some(peer) = peer(watched) else { continue };
-                let found = if is_local(name) {
-                    own.entry((*process, name)).or_default()
-                } else {
-                    backends.entry(name).or_default()
-                };
-                found.insert(peer, at_address.get(&peer).copied().flatten());
+            if !is_local(name) {
+                group.backends = backends.get(name).map_or(0, Backends::count);
+                continue;
             }
+            let mut own = Backends::default();
+            for watched in group.members.iter().filter(|watched| !watched.load.draining) {
+                if let Some(peer) = peer(watched) {
+                    own.insert(peer, process_at(&peer));
+                }
+            }
+            group.backends = own.count();
         }
         self.groups.retain(|_, group| !group.members.is_empty());
-        for ((process, name), group) in &mut self.groups {
-            let Some(name) = *name else { continue };
-            let found = if is_local(name) { own.get(&(*process, name)) } else { backends.get(name) };
-            group.backends = found.map_or(0, Backends::count);
-        }
     }
 
     fn find_strategies(&mut self) {

@@ -7,6 +7,7 @@
 
 mod load;
 mod destination;
+mod facts;
 mod look;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ use crate::input::Timestamp;
 use crate::observation::{ConnectionSummary, Side};
 
 pub(super) use destination::shown;
+pub use facts::Facts;
+pub(super) use facts::ServedBy;
 pub(crate) use load::Load;
 use look::Look;
 pub(super) use look::{Group, Server};
@@ -162,12 +165,12 @@ impl Balance {
         }
     }
 
-    /// Looks at everything, if a slot is over.
+    /// Looks at everything, if a slot is over. `exchange` is given what this look shows of other processes, and has that of all.
     pub(super) fn handle_tick<'a>(
         &mut self,
         connections: impl Iterator<Item = &'a mut Watched>,
         thresholds: &super::Thresholds,
-        now: Timestamp,
+        (now, exchange): (Timestamp, &mut dyn FnMut(Facts) -> Vec<Arc<Facts>>),
         out: &mut Out,
     ) {
         let slot_ns = thresholds.pinned.window_ns.max(WINDOW_NS_MIN) / SLOTS as u64;
@@ -186,8 +189,10 @@ impl Balance {
             })
             .collect();
         let mut look = Look::new(&connections);
+        let all = exchange(look.facts(now));
+        look.take_in(&all);
         self.judge_groups(&mut look, thresholds, now, out);
-        self.judge_servers(&look, thresholds, now, out);
+        self.judge_servers(&look, &all, thresholds, now, out);
         self.slot = (self.slot + over) % SLOTS;
         for state in self.groups.values_mut() {
             slots.iter().map(|slot| (slot + 1) % SLOTS).for_each(|slot| state.ended[slot] = 0);
@@ -255,6 +260,7 @@ impl Balance {
     fn judge_servers(
         &mut self,
         look: &Look<'_>,
+        all: &[Arc<Facts>],
         thresholds: &super::Thresholds,
         now: Timestamp,
         out: &mut Out,
@@ -268,7 +274,7 @@ impl Balance {
             is_known
         });
         self.served.clear();
-        let siblings = starved::Siblings::new(look.servers.values());
+        let siblings = starved::Siblings::new(all);
         for (process, server) in &look.servers {
             let new = || ServerState { since: now, last_call: None, starved: Lasting::default() };
             let Some(state) = room(&mut self.servers, *process, &mut self.refused, new) else { continue };
