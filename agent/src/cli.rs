@@ -195,6 +195,7 @@ impl Cli {
             file: global.config.clone(),
             listen,
             backend: capture.and_then(|capture| capture.capture),
+            shards: if let Command::Run(args) = &self.command { args.shards } else { None },
             user: capture.and_then(|capture| capture.user),
             log_level: global.log_level.clone().or_else(|| level.and_then(|level| level.parse().ok())),
             log_format: global.log_format,

@@ -8,32 +8,11 @@ use serde_json::Value;
 use tests::agent::{Kernel, Run};
 use tests::apps::{Client, Implementation, Pace, Server};
 use tests::compare::{Truth, certainly_sent, join};
-use tests::plan::{self, SERVICE};
+use tests::plan::{self, CODES, SERVICE};
 use tests::prometheus::Prometheus;
 use tests::{provision, workspace};
 
 const TEST: &str = "prometheus";
-
-/// Names of the gRPC codes (`google/rpc/code.proto`), as the label spells them.
-const CODES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 #[test]
 fn prometheus_has_the_counts_of_the_applications_and_the_dashboards_have_data() {

@@ -1,12 +1,13 @@
 //! `grpcscope run`: watches this node and serves metrics.
 
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::detectors::correlation::Correlated;
 use agent_core::detectors::{Detectors, Finding, Wasted, flow_control};
 use agent_core::observation::{CallStarted, OpenCall, Stall};
-use agent_core::{Observation, SavedConnection, Timestamp};
+use agent_core::{Limits, Observation, SavedConnection, Timestamp};
 use anyhow::Context;
 
 use super::signals::StopSignals;
@@ -18,8 +19,10 @@ use crate::exit::Failure;
 use crate::findings::Findings;
 use crate::http::{self, Readiness};
 use crate::identity::Identities;
-use crate::metrics::{Backend, ConnectionSeries, KernelCounters, Metrics, OpenCalls, SeriesLimits, Workload};
-use crate::pipeline::{self, Listener, Pipeline, Stop, Subject, Watched};
+use crate::metrics::{
+    Backend, ConnectionSeries, KernelCounters, Metrics, OpenCalls, SeriesLimits, ShardQueue, Workload,
+};
+use crate::pipeline::{self, Handler, Listener, Pipeline, Queued, Shards, Stop, Subject, Watched};
 use crate::restart;
 
 /// Arguments of `run`.
@@ -34,6 +37,10 @@ pub struct RunArgs {
     /// What it may take.
     #[command(flatten)]
     pub budget: BudgetArgs,
+
+    /// Threads that the work is spread over by process [default: one for each 8 CPUs, 8 at most]
+    #[arg(long, value_name = "N")]
+    pub shards: Option<NonZeroU8>,
 }
 
 /// The condition of readiness: the kernel programs are attached and their ring is read.
@@ -56,6 +63,8 @@ async fn run(config: &Config) -> Result<(), Failure> {
     // First what can be wrong with the configuration, then what touches the kernel.
     let listener = http::bind(config.http.listen).await.map_err(anyhow::Error::from)?;
     let address = listener.local_addr().context("read the address that is listened on")?;
+    // While everything may still be asked.
+    let shards = config.shards(cpus());
     let capture = pipeline::start_capture(config, config.restart.keep)?;
     let kept = Kept { config: config.restart.clone(), bytes_max: config.core_limits().state_bytes };
 
@@ -75,14 +84,27 @@ async fn run(config: &Config) -> Result<(), Failure> {
     let stop = Stop::default();
     let (ended, watcher_ended) = tokio::sync::oneshot::channel();
     let watcher = {
-        let pipeline = pipeline(config, Arc::clone(&metrics), Arc::clone(&findings))
-            .within(Controller::new(config.budgets()));
-        let state_limit = config.core_limits().state_bytes;
+        let (config, metrics, findings) = (config.clone(), Arc::clone(&metrics), Arc::clone(&findings));
         let (readiness, stop) = (Arc::clone(&readiness), stop.clone());
         std::thread::Builder::new()
             .name("watch".into())
             .spawn(move || {
-                let result = watch(capture, pipeline, state_limit, &readiness, &stop, &kept);
+                let watching =
+                    Watching { metrics: &metrics, limits: config.core_limits(), readiness: &readiness };
+                let budget = Controller::new(config.budgets());
+                let mut pipelines = pipelines(&config, shards, &metrics, &findings);
+                let result = match pipelines.pop() {
+                    // The reader of the ring runs the only one itself.
+                    Some(only) if pipelines.is_empty() => {
+                        watch(capture, only.within(budget), &watching, &stop, &kept)
+                    }
+                    last => {
+                        tracing::info!(shards, "the work is spread over threads by process");
+                        pipelines.extend(last);
+                        Shards::start(pipelines, &watching.limits)
+                            .and_then(|shards| watch(capture, shards.within(budget), &watching, &stop, &kept))
+                    }
+                };
                 // The receiver is gone only when the process is about to end.
                 let _ = ended.send(result);
             })
@@ -125,41 +147,79 @@ pub fn pipeline(
     metrics: Arc<Metrics>,
     findings: Arc<Findings>,
 ) -> Pipeline<MetricsListener> {
+    of_shard(config, 0, config.core_limits(), metrics, findings)
+}
+
+/// As many of these as there are shards, which share the limits.
+#[must_use]
+pub fn pipelines(
+    config: &Config,
+    shards: usize,
+    metrics: &Arc<Metrics>,
+    findings: &Arc<Findings>,
+) -> Vec<Pipeline<MetricsListener>> {
+    let limits = pipeline::limits_of_one(&config.core_limits(), shards);
+    let new = |shard| of_shard(config, shard, limits.clone(), Arc::clone(metrics), Arc::clone(findings));
+    (0..).take(shards.max(1)).map(new).collect()
+}
+
+fn of_shard(
+    config: &Config,
+    shard: u32,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    findings: Arc<Findings>,
+) -> Pipeline<MetricsListener> {
     let thresholds = config.findings.thresholds();
     let listener =
         MetricsListener::new(metrics, findings).attributing_stalls(thresholds.flow_control.clone());
+    let listener = MetricsListener { shard, ..listener };
     let identities = Identities::new("/proc", Identities::CAPACITY);
-    Pipeline::new(config.core_limits(), identities, listener).with_detectors(thresholds)
+    Pipeline::new(limits, identities, listener).with_detectors(thresholds)
 }
 
-fn watch(
+/// CPUs that this process may use: those that it may run on, and no more than the quota of its control group.
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
+/// What is told while the ring is read goes there.
+struct Watching<'a> {
+    metrics: &'a Metrics,
+    limits: Limits,
+    readiness: &'a Readiness,
+}
+
+fn watch<H: Handler>(
     mut capture: KernelCapture,
-    mut pipeline: Pipeline<MetricsListener>,
-    state_limit: usize,
-    readiness: &Readiness,
+    mut handler: H,
+    watching: &Watching<'_>,
     stop: &Stop,
     kept: &Kept,
 ) -> anyhow::Result<()> {
-    pipeline.resume(kept.take(), pipeline::monotonic_now());
+    let Watching { metrics, limits, readiness } = watching;
+    handler.resume(kept.take(), pipeline::monotonic_now());
     readiness.ready(CAPTURE);
-    let result = pipeline::watch(&mut capture, &mut pipeline, stop, |listener, watched| match watched {
-        Watched::Counters(counters) => listener.metrics.set_kernel_counters(KernelCounters::from(counters)),
+    let result = pipeline::watch(&mut capture, &mut handler, stop, |_, watched| match watched {
+        Watched::Counters(counters) => metrics.set_kernel_counters(KernelCounters::from(counters)),
         Watched::Changed { from, to, reason } => {
-            listener.metrics.set_backend(Backend { name: to.name().to_owned(), reason: reason.to_owned() });
-            listener.metrics.backend_changed(from.name(), to.name());
+            metrics.set_backend(Backend { name: to.name().to_owned(), reason: reason.to_owned() });
+            metrics.backend_changed(from.name(), to.name());
         }
-        Watched::StateBytes(bytes) => listener.metrics.set_state_bytes(bytes, state_limit),
-        Watched::Unjudged(count) => listener.metrics.set_unjudged(count),
-        Watched::Budget(budget, left_out) => listener.metrics.set_budget(budget, left_out),
-        Watched::Resumed(resumed) => listener.metrics.set_resumed(resumed),
-        Watched::Lag(ns) => listener.metrics.set_reader_lag(0, Duration::from_nanos(ns)),
+        Watched::StateBytes(bytes) => metrics.set_state_bytes(bytes, limits.state_bytes),
+        Watched::Unjudged(count) => metrics.set_unjudged(count),
+        Watched::Resumed(resumed) => metrics.set_resumed(resumed),
+        Watched::Lag { shard, ns } => metrics.set_reader_lag(shard, Duration::from_nanos(ns)),
+        Watched::Queued { shard, queued: Queued { waiting, batches, waited } } => {
+            metrics.set_shard_queue(shard, ShardQueue { waiting, batches, waited });
+        }
+        Watched::Budget(budget, left_out) => metrics.set_budget(budget, left_out),
     });
     readiness.not_ready(CAPTURE, "has ended");
     if result.is_ok() {
-        kept.write(&pipeline);
+        kept.write(&mut handler);
     }
-    pipeline.finish(pipeline::monotonic_now());
-    result
+    result.and(handler.conclude(pipeline::monotonic_now()))
 }
 
 /// What is kept over a restart. That it cannot be kept is no reason to fail: connections are joined late then.
@@ -188,11 +248,15 @@ impl Kept {
         }
     }
 
-    fn write(&self, pipeline: &Pipeline<MetricsListener>) {
+    fn write(&self, handler: &mut impl Handler) {
         if !self.config.keep {
             return;
         }
-        match restart::write(&self.config.file, pipeline.save(), self.bytes_max, pipeline::monotonic_now()) {
+        let RestartConfig { file, .. } = &self.config;
+        let written = handler.save().and_then(|saved| {
+            restart::write(file, saved.into_iter(), self.bytes_max, pipeline::monotonic_now())
+        });
+        match written {
             Ok((written, left_out)) => {
                 tracing::info!(connections = written, left_out, "kept for the next agent");
             }
@@ -204,6 +268,8 @@ impl Kept {
 /// Turns observations into series, and findings into series and a list.
 #[derive(Debug)]
 pub struct MetricsListener {
+    /// Which of those that count together in `metrics`: what is replaced as a whole is, for this one.
+    shard: u32,
     metrics: Arc<Metrics>,
     findings: Arc<Findings>,
     /// What tells why a sender was stalled.
@@ -217,6 +283,7 @@ impl MetricsListener {
     #[must_use]
     pub fn new(metrics: Arc<Metrics>, findings: Arc<Findings>) -> Self {
         MetricsListener {
+            shard: 0,
             metrics,
             findings,
             stalls: flow_control::Thresholds::default(),
@@ -287,7 +354,7 @@ impl Listener for MetricsListener {
     }
 
     fn handle_open_calls_seen(&mut self) {
-        self.metrics.set_open_calls(std::mem::take(&mut self.open_calls));
+        self.metrics.set_open_calls(self.shard, std::mem::take(&mut self.open_calls));
     }
 
     fn handle_correlated(
@@ -305,7 +372,7 @@ impl Listener for MetricsListener {
     }
 
     fn handle_look(&mut self, detectors: &Detectors) {
-        self.metrics.set_balance(detectors);
+        self.metrics.set_balance(self.shard, detectors);
     }
 
     fn handle_finding(&mut self, subject: Option<&Subject>, finding: Finding) {

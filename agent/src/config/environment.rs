@@ -19,6 +19,7 @@ pub fn apply(config: &mut Config, variable: &dyn Fn(&str) -> Option<OsString>) -
     })?;
     environment.set("GRPCSCOPE_CAPTURE_BACKEND", &mut config.capture.backend, by_word)?;
     environment.set("GRPCSCOPE_CAPTURE_RING_BYTES", &mut config.capture.ring_bytes, by_text)?;
+    environment.set("GRPCSCOPE_CAPTURE_SHARDS", &mut config.capture.shards, by_text)?;
     environment.set("GRPCSCOPE_RIGHTS_USER", &mut config.rights.user, by_user)?;
     environment.set("GRPCSCOPE_RIGHTS_SYSTEM_CALLS", &mut config.rights.system_calls, by_word)?;
     let limits = &mut config.limits;

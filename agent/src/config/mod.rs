@@ -10,6 +10,7 @@ pub mod findings;
 pub mod values;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,10 +21,13 @@ use crate::budget::Budgets;
 use crate::output::terminal::ColorChoice;
 use crate::rights::RightsConfig;
 pub use findings::FindingsConfig;
-use values::{Age, ByteSize, Cpu, LogFilter};
+use values::{Age, ByteSize, Cpu, LogFilter, Shards};
 
 /// Read if it is there and no other file is named.
 pub const DEFAULT_FILE: &str = "/etc/grpcscope/config.yaml";
+
+/// Most shards: so many threads have more to do with one another than with the work.
+const SHARDS_MAX: u8 = 64;
 
 /// All settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +68,9 @@ pub struct CaptureConfig {
     pub backend: Backend,
     /// Size of the ring between kernel and agent: a power of two.
     pub ring_bytes: ByteSize,
+    /// Threads that the work of `run` is spread over by process, at most 64; `auto` is one for each 8 CPUs that the agent may
+    /// use, and 8 at most. With one, the thread that reads the ring does all of it.
+    pub shards: Shards,
 }
 
 /// Ways to see socket calls.
@@ -155,7 +162,7 @@ impl Default for HttpConfig {
 
 impl Default for CaptureConfig {
     fn default() -> Self {
-        CaptureConfig { backend: Backend::Auto, ring_bytes: ByteSize(16 << 20) }
+        CaptureConfig { backend: Backend::Auto, ring_bytes: ByteSize(16 << 20), shards: Shards::Auto }
     }
 }
 
@@ -217,6 +224,8 @@ pub struct FlagLayer {
     pub listen: Option<SocketAddr>,
     /// `--capture`.
     pub backend: Option<Backend>,
+    /// `--shards`.
+    pub shards: Option<NonZeroU8>,
     /// `--user`.
     pub user: Option<u32>,
     /// `--max-cpu`.
@@ -260,6 +269,7 @@ impl Config {
         }
         set(&mut self.http.listen, flags.listen.as_ref());
         set(&mut self.capture.backend, flags.backend.as_ref());
+        set(&mut self.capture.shards, flags.shards.map(Shards::Number).as_ref());
         self.rights.user = flags.user.or(self.rights.user);
         self.budget.cpu = flags.max_cpu.or(self.budget.cpu);
         self.budget.memory = flags.max_memory.or(self.budget.memory);
@@ -307,6 +317,20 @@ impl Config {
                 ByteSize(least)
             )));
         }
+        if let Shards::Number(shards) = self.capture.shards {
+            if shards.get() > SHARDS_MAX {
+                return Err(ConfigError(format!(
+                    "capture.shards is {shards}: it must be auto, or from 1 to {SHARDS_MAX}"
+                )));
+            }
+            let bytes = self.core_limits().state_bytes as u64;
+            if bytes >> 20 < u64::from(shards.get()) {
+                return Err(ConfigError(format!(
+                    "limits.state_bytes, or what budget.memory leaves of it, is {}: it must be at least 1MiB for each of {shards} shards (capture.shards)",
+                    ByteSize(bytes)
+                )));
+            }
+        }
         let restart = &self.restart;
         if restart.keep && !restart.file.is_absolute() {
             let file = restart.file.display();
@@ -319,6 +343,21 @@ impl Config {
             return Err(ConfigError(format!("limits.series_ttl is {ttl}: it must be at least 1s")));
         }
         Ok(())
+    }
+
+    /// Over how many threads `run` spreads its work, where the agent may use so many CPUs.
+    ///
+    /// A thread follows some hundred thousand calls a second, which take 8 CPUs and more to make: so one is enough for these, and
+    /// the reader, which copies for all, is not the narrow place up to 8.
+    #[must_use]
+    pub fn shards(&self, cpus: usize) -> usize {
+        match self.capture.shards {
+            Shards::Number(shards) => usize::from(shards.get()),
+            Shards::Auto => {
+                let by_memory = self.core_limits().state_bytes >> 20;
+                (cpus / 8).clamp(1, 8).min(by_memory.max(1))
+            }
+        }
     }
 
     /// The bounds of the core.

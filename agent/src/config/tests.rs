@@ -55,14 +55,18 @@ fn a_setting_in_one_layer_leaves_the_others_alone() {
     let config = resolve(
         Some("limits:\n  series: 7\n  series_ttl: 90s\ncapture: {ring_bytes: 64KiB}\n"),
         &[("GRPCSCOPE_LIMITS_METHODS", "8"), ("GRPCSCOPE_CAPTURE_BACKEND", "fexit")],
-        FlagLayer { log_format: Some(LogFormat::Json), ..FlagLayer::default() },
+        FlagLayer { shards: NonZeroU8::new(2), log_format: Some(LogFormat::Json), ..FlagLayer::default() },
     )
     .expect("all layers are right");
     let defaults = LimitsConfig::default();
     assert_eq!((config.limits.series, config.limits.methods), (7, 8));
     assert_eq!(config.limits.series_ttl, Age(Duration::from_secs(90)));
     assert_eq!(config.limits.connections, defaults.connections);
-    assert_eq!(config.capture, CaptureConfig { backend: Backend::Fexit, ring_bytes: ByteSize(65_536) });
+    let shards = Shards::Number(NonZeroU8::MIN.saturating_add(1));
+    assert_eq!(
+        config.capture,
+        CaptureConfig { backend: Backend::Fexit, ring_bytes: ByteSize(65_536), shards }
+    );
     assert_eq!(config.log, LogConfig { format: LogFormat::Json, ..LogConfig::default() });
 }
 
@@ -106,7 +110,7 @@ fn variables_that_kubernetes_sets_for_a_service_are_ignored() {
 
 #[test]
 fn a_wrong_setting_is_answered_with_its_place_and_what_would_be_right() {
-    let cases: [(&str, &str); 15] = [
+    let cases: [(&str, &str); 19] = [
         ("http:\n  lisen: 127.0.0.1:1\n", "FILE:2:3: unknown key `lisen`, did you mean `listen`?"),
         ("limit:\n  series: 1\n", "FILE:1:1: unknown key `limit`, did you mean `limits`?"),
         (
@@ -124,6 +128,13 @@ fn a_wrong_setting_is_answered_with_its_place_and_what_would_be_right() {
         ("rights: {user: 4294967295}\n", "rights.user is 4294967295: this is no user id"),
         ("limits:\n  series: many\n", "FILE:2:11: not a whole number"),
         ("capture:\n  ring_bytes: 16MB\n", "`16MB` is no size: write it like 65536, 64KiB, 16MiB or 1GiB"),
+        ("capture:\n  shards: many\n", "`many` is no number of shards: write it like auto, 1 or 4"),
+        ("capture:\n  shards: 0\n", "`0` is no number of shards: write it like auto, 1 or 4"),
+        ("capture:\n  shards: 65\n", "capture.shards is 65: it must be auto, or from 1 to 64"),
+        (
+            "capture: {shards: 4}\nlimits: {state_bytes: 3MiB}\n",
+            "is 3MiB: it must be at least 1MiB for each of 4 shards (capture.shards)",
+        ),
         ("capture:\n  ring_bytes: 100000\n", "capture.ring_bytes is 100000: it must be a power of two"),
         ("restart: {file: state}\n", "restart.file is `state`: it must begin with /"),
         ("limits: {series: 0}\n", "limits.series is 0: it must be at least 1"),
@@ -221,4 +232,15 @@ fn budgets_come_from_every_layer_and_bound_the_state_of_connections() {
     assert_eq!(none.budgets(), Budgets::default());
     let error = resolve(Some("budget: {memory: 17MiB}\n"), &[], FlagLayer::default()).expect_err("too small");
     assert!(error.0.contains("budget.memory is 17MiB") && error.0.contains("18MiB"), "{error}");
+}
+
+#[test]
+fn the_number_of_shards_follows_the_cpus_and_the_memory_unless_it_is_given() {
+    let shards =
+        |file, cpus| resolve(Some(file), &[], FlagLayer::default()).expect("it is right").shards(cpus);
+    let by_cpus = [1, 2, 15, 16, 64, 512].map(|cpus| shards("capture: {}\n", cpus));
+    assert_eq!(by_cpus, [1, 1, 1, 2, 8, 8]);
+    assert_eq!(shards("limits: {state_bytes: 3MiB}\n", 64), 3);
+    assert_eq!(shards("capture: {shards: auto}\n", 32), 4);
+    assert_eq!(shards("capture: {shards: 3}\n", 1), 3);
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::num::NonZeroU8;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -23,6 +24,16 @@ pub struct Cpu(pub u32);
 /// A share: `0.8` or `80%`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ratio(pub f64);
+
+/// Threads that work is spread over: `auto`, or a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shards {
+    /// By the number of CPUs.
+    #[default]
+    Auto,
+    /// So many.
+    Number(NonZeroU8),
+}
 
 /// It is never NaN.
 impl Eq for Ratio {}
@@ -59,6 +70,20 @@ impl FromStr for ByteSize {
             _ => return Err(wrong()),
         };
         number.checked_mul(1 << shift).map(ByteSize).ok_or_else(wrong)
+    }
+}
+
+impl FromStr for Shards {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "auto" => Ok(Shards::Auto),
+            number => number
+                .parse()
+                .map(Shards::Number)
+                .map_err(|_| format!("`{text}` is no number of shards: write it like auto, 1 or 4")),
+        }
     }
 }
 
@@ -169,6 +194,15 @@ impl fmt::Display for Cpu {
     }
 }
 
+impl fmt::Display for Shards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shards::Auto => f.write_str("auto"),
+            Shards::Number(number) => number.fmt(f),
+        }
+    }
+}
+
 impl fmt::Display for Ratio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -220,7 +254,7 @@ macro_rules! serde_by_text {
     )+};
 }
 
-serde_by_text!(ByteSize, Age, Cpu, Ratio, LogFilter);
+serde_by_text!(ByteSize, Age, Cpu, Ratio, Shards, LogFilter);
 
 #[cfg(test)]
 mod tests {

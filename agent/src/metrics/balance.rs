@@ -13,9 +13,9 @@ use super::labels::{OTHER, SERVICE_BYTES_MAX, UNRESOLVED, Workload, printable};
 /// Most pairs of a client workload and a destination, and most server workloads. Those beyond share `_OTHER`.
 const PAIRS_MAX: usize = 500;
 
-/// What there is now.
+/// What there is now, by shard: the processes of a workload may be in several.
 #[derive(Debug, Default)]
-pub(super) struct Balance(Mutex<BalanceSnapshot>);
+pub(super) struct Balance(Mutex<BTreeMap<u32, BalanceSnapshot>>);
 
 /// One moment of it.
 #[derive(Clone, Debug, Default)]
@@ -50,7 +50,7 @@ pub(super) struct Servers {
 }
 
 impl Balance {
-    pub(super) fn set(&self, spreads: &[Spread], served: &[Served], refused: u64) {
+    pub(super) fn set(&self, shard: u32, spreads: &[Spread], served: &[Served], refused: u64) {
         let mut next = BalanceSnapshot { refused, ..BalanceSnapshot::default() };
         for spread in spreads {
             let workload = Workload::new(&spread.owner.workload).service_name().to_owned();
@@ -63,15 +63,28 @@ impl Balance {
             let workload = Workload::new(&served.owner.workload).service_name().to_owned();
             next.server(workload).add(served);
         }
-        *self.lock() = next;
+        self.lock().insert(shard, next);
     }
 
     pub(super) fn snapshot(&self) -> BalanceSnapshot {
-        self.lock().clone()
+        let shards = self.lock();
+        let mut shards = shards.values();
+        // What is within the bounds stays as it is; that of the others is added within them.
+        let mut all = shards.next().cloned().unwrap_or_default();
+        for of_one in shards {
+            all.refused = all.refused.saturating_add(of_one.refused);
+            for (key, clients) in &of_one.clients {
+                all.client(key.clone()).add_all(clients);
+            }
+            for (key, servers) in &of_one.servers {
+                all.server(key.clone()).add_all(servers);
+            }
+        }
+        all
     }
 
     /// A thread that panicked while it held the lock left numbers that are still numbers.
-    fn lock(&self) -> MutexGuard<'_, BalanceSnapshot> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, BalanceSnapshot>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -104,6 +117,19 @@ impl Clients {
         self.oldest_ns = self.oldest_ns.max(spread.oldest_ns);
         self.backends = self.backends.max(u64::from(spread.backends));
     }
+
+    fn add_all(&mut self, other: &Clients) {
+        self.one += other.one;
+        self.several += other.several;
+        self.few_calls += other.few_calls;
+        self.busiest_ratio = match (self.busiest_ratio, other.busiest_ratio) {
+            (Some(one), Some(other)) => Some(one.max(other)),
+            (one, other) => one.or(other),
+        };
+        self.connections += other.connections;
+        self.oldest_ns = self.oldest_ns.max(other.oldest_ns);
+        self.backends = self.backends.max(other.backends);
+    }
 }
 
 impl Servers {
@@ -115,6 +141,13 @@ impl Servers {
         }
         self.calls = self.calls.saturating_add(served.calls);
         self.busiest_calls = self.busiest_calls.max(served.calls);
+    }
+
+    fn add_all(&mut self, other: &Servers) {
+        self.with_calls += other.with_calls;
+        self.without_calls += other.without_calls;
+        self.calls = self.calls.saturating_add(other.calls);
+        self.busiest_calls = self.busiest_calls.max(other.busiest_calls);
     }
 }
 
@@ -152,7 +185,7 @@ mod tests {
             spread(3, "shop:80", 1, 1, Balanced::FewCalls),
         ];
         let served = [7, 0, 3].map(|calls| Served { owner: owner(calls, "shop"), calls, connections: 1 });
-        balance.set(&spreads, &served, 0);
+        balance.set(0, &spreads, &served, 0);
         let snapshot = balance.snapshot();
         let clients = snapshot.clients[&("orders".to_owned(), "shop:80".to_owned())];
         assert_eq!((clients.one, clients.several, clients.few_calls), (1, 1, 1));
@@ -160,8 +193,26 @@ mod tests {
         let servers = snapshot.servers["shop"];
         assert_eq!((servers.with_calls, servers.without_calls), (2, 1));
         assert_eq!((servers.calls, servers.busiest_calls), (10, 7));
-        balance.set(&[], &[], 0);
+        balance.set(0, &[], &[], 0);
         assert!(balance.snapshot().clients.is_empty() && balance.snapshot().servers.is_empty());
+    }
+
+    #[test]
+    fn processes_of_a_workload_are_put_together_over_all_shards() {
+        let spreads = [
+            spread(1, "shop:80", 100, 100, Balanced::OneConnection),
+            spread(2, "shop:80", 100, 50, Balanced::SeveralConnections),
+            spread(3, "shop:80", 1, 1, Balanced::FewCalls),
+        ];
+        let served = [7, 0, 3].map(|calls| Served { owner: owner(calls, "shop"), calls, connections: 1 });
+        let (together, spread) = (Balance::default(), Balance::default());
+        together.set(0, &spreads, &served, 5);
+        spread.set(0, &spreads[..1], &served[1..], 2);
+        spread.set(1, &spreads[1..], &served[..1], 3);
+        assert_eq!(format!("{:?}", spread.snapshot()), format!("{:?}", together.snapshot()));
+        spread.set(1, &[], &[], 3);
+        assert_eq!(spread.snapshot().clients.values().map(|clients| clients.several).sum::<u64>(), 0);
+        assert_eq!(spread.snapshot().refused, 5);
     }
 
     #[test]
@@ -170,7 +221,7 @@ mod tests {
         let spreads: Vec<Spread> = (0..2_000)
             .map(|number| spread(number, &format!("shop-{number}\n"), 100, 100, Balanced::OneConnection))
             .collect();
-        balance.set(&spreads, &[], 0);
+        balance.set(0, &spreads, &[], 0);
         let snapshot = balance.snapshot();
         assert_eq!(snapshot.clients.len(), PAIRS_MAX + 1);
         assert_eq!(snapshot.clients.values().map(|clients| clients.one).sum::<u64>(), 2_000);

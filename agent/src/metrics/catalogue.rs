@@ -287,7 +287,13 @@ families! {
     ANOMALIES = Counter "grpcscope_anomalies_total", &["kind"],
         "Things on the wire that the protocols do not allow, or that the agent gave up on.";
     READER_LAG = Gauge "grpcscope_reader_lag_seconds" in "seconds", &["reader"],
-        "Age of the newest record when it was last read: how far the agent is behind the kernel.";
+        "Age of the newest record of a shard (capture.shards) when it had been handled: how far the agent is behind the kernel.";
+    SHARD_QUEUE = Gauge "grpcscope_shard_queue_batches", &["shard"],
+        "Batches of records that wait for a shard, 32 at most; absent where there is one shard, which has no queue.";
+    SHARD_BATCHES = Counter "grpcscope_shard_batches_total", &["shard"],
+        "Batches of records, and times that pass, that a shard was handed.";
+    SHARD_QUEUE_FULL = Counter "grpcscope_shard_queue_full_seconds_total" in "seconds", &["shard"],
+        "Time for which the reader of the ring waited for room in a shard's queue. Meanwhile the ring fills, and what does not fit is counted as lost.";
     STATE = Gauge "grpcscope_state_bytes" in "bytes", &[],
         "Memory that the state of all connections takes: streams, header tables, timers.";
     STATE_LIMIT = Gauge "grpcscope_state_limit_bytes" in "bytes", &[],

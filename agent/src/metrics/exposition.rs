@@ -395,6 +395,12 @@ fn health_rows<'a>(families: &mut Collected<'a>, series: &Snapshot, health: &Hea
     for (reader, lag) in &health.reader_lag {
         add(&names::READER_LAG, &[("reader", &reader.to_string())], Value::Real(lag.as_secs_f64()));
     }
+    for (shard, queue) in &health.shard_queues {
+        let labels = [("shard", &*shard.to_string())];
+        add(&names::SHARD_QUEUE, &labels, whole(queue.waiting as u64));
+        add(&names::SHARD_BATCHES, &labels, whole(queue.batches));
+        add(&names::SHARD_QUEUE_FULL, &labels, Value::Real(queue.waited.as_secs_f64()));
+    }
     add(&names::UNJUDGED, &[], whole(health.unjudged));
     let (budget, left_out) = &health.budget;
     for (resource, ratio) in [("cpu", budget.cpu_ratio), ("memory", budget.memory_ratio)] {

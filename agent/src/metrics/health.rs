@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use agent_core::Resumed;
 
-use super::open_calls::{Group, Standing};
+use super::open_calls::{Group, OpenCalls, Standing};
 use super::own_process;
 use crate::budget::BudgetState;
 
@@ -38,6 +38,17 @@ pub struct Backend {
     pub reason: String,
 }
 
+/// The queue between the reader of the ring and one of several shards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardQueue {
+    /// Batches that wait.
+    pub waiting: usize,
+    /// Batches that were handed over until now.
+    pub batches: u64,
+    /// How long the reader has waited for room until now.
+    pub waited: Duration,
+}
+
 /// State of the agent itself.
 #[derive(Debug, Default)]
 pub(super) struct Health {
@@ -46,13 +57,15 @@ pub(super) struct Health {
     backend: Mutex<Option<Backend>>,
     backend_changes: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     reader_lag: Mutex<BTreeMap<u32, Duration>>,
+    shard_queues: Mutex<BTreeMap<u32, ShardQueue>>,
     state_bytes: AtomicU64,
     state_limit_bytes: AtomicU64,
     findings_forgotten: AtomicU64,
     unjudged: AtomicU64,
     budget: Mutex<(BudgetState, u64)>,
     resumed: Mutex<Resumed>,
-    open_calls: Mutex<BTreeMap<Group, Standing>>,
+    /// By shard.
+    open_calls: Mutex<BTreeMap<u32, OpenCalls>>,
     scrape_ns: AtomicU64,
     scrapes: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -66,6 +79,7 @@ pub(super) struct HealthSnapshot {
     /// How often, by the backend before and the one after.
     pub(super) backend_changes: BTreeMap<(&'static str, &'static str), u64>,
     pub(super) reader_lag: BTreeMap<u32, Duration>,
+    pub(super) shard_queues: BTreeMap<u32, ShardQueue>,
     pub(super) state_bytes: u64,
     pub(super) state_limit_bytes: u64,
     pub(super) findings_forgotten: u64,
@@ -106,13 +120,17 @@ impl Health {
         lock(&self.reader_lag).insert(reader, lag);
     }
 
+    pub(super) fn set_shard_queue(&self, shard: u32, queue: ShardQueue) {
+        lock(&self.shard_queues).insert(shard, queue);
+    }
+
     pub(super) fn set_state_bytes(&self, bytes: usize, limit: usize) {
         self.state_bytes.store(bytes as u64, Ordering::Relaxed);
         self.state_limit_bytes.store(limit as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn set_open_calls(&self, open_calls: BTreeMap<Group, Standing>) {
-        *lock(&self.open_calls) = open_calls;
+    pub(super) fn set_open_calls(&self, shard: u32, open_calls: OpenCalls) {
+        lock(&self.open_calls).insert(shard, open_calls);
     }
 
     pub(super) fn set_unjudged(&self, count: u64) {
@@ -143,9 +161,10 @@ impl Health {
             backend: lock(&self.backend).clone(),
             backend_changes: lock(&self.backend_changes).clone(),
             reader_lag: lock(&self.reader_lag).clone(),
+            shard_queues: lock(&self.shard_queues).clone(),
             state_bytes: self.state_bytes.load(Ordering::Relaxed),
             state_limit_bytes: self.state_limit_bytes.load(Ordering::Relaxed),
-            open_calls: lock(&self.open_calls).clone(),
+            open_calls: OpenCalls::of_all(lock(&self.open_calls).values()),
             unjudged: self.unjudged.load(Ordering::Relaxed),
             budget: *lock(&self.budget),
             resumed: *lock(&self.resumed),

@@ -31,7 +31,7 @@ use prometheus_client::registry::Registry;
 
 pub use connection::ConnectionSeries;
 pub use findings::{FindingSeries, Firing};
-pub use health::{Backend, KernelCounters};
+pub use health::{Backend, KernelCounters, ShardQueue};
 pub(crate) use labels::Method;
 pub use labels::Workload;
 pub use open_calls::OpenCalls;
@@ -113,10 +113,10 @@ impl Metrics {
         ConnectionSeries::new(Arc::clone(&self.sources.store), Arc::clone(workload))
     }
 
-    /// How calls are spread, as of the detectors' last look; what was said before is replaced.
-    pub fn set_balance(&self, detectors: &Detectors) {
+    /// How calls of the processes of a shard are spread, as of its detectors' last look; what was said of these before is replaced.
+    pub fn set_balance(&self, shard: u32, detectors: &Detectors) {
         let (spreads, served) = (detectors.spreads(), detectors.served());
-        self.sources.balance.set(spreads, served, detectors.groups_refused());
+        self.sources.balance.set(shard, spreads, served, detectors.groups_refused());
     }
 
     /// Entries left the list of findings before their time.
@@ -167,6 +167,11 @@ impl Metrics {
     /// How old the newest record was when `reader` read it.
     pub fn set_reader_lag(&self, reader: u32, lag: Duration) {
         self.sources.health.set_reader_lag(reader, lag);
+    }
+
+    /// How the queue of a shard stands, where there are several.
+    pub fn set_shard_queue(&self, shard: u32, queue: ShardQueue) {
+        self.sources.health.set_shard_queue(shard, queue);
     }
 
     /// Writes everything, as it is at one moment.

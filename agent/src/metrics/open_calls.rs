@@ -33,7 +33,7 @@ pub(super) struct Standing {
 }
 
 /// One look at all calls that are open.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct OpenCalls {
     groups: BTreeMap<Group, Standing>,
 }
@@ -44,14 +44,8 @@ impl OpenCalls {
         // A call that its server has ended is over, whatever its stream does.
         let (Some(side), None) = (connection.side, call.server_ended) else { return };
         let workload = connection.workload();
-        let mut group = (Arc::clone(workload), side, Method::of(call.method.as_ref()));
-        if self.groups.len() >= METHODS && !self.groups.contains_key(&group) {
-            group.2 = Method::Other;
-            if self.groups.len() >= GROUPS && !self.groups.contains_key(&group) {
-                return;
-            }
-        }
-        let standing = self.groups.entry(group).or_default();
+        let group = (Arc::clone(workload), side, Method::of(call.method.as_ref()));
+        let Some(standing) = self.place(group) else { return };
         let age = |since: Timestamp| now.since(since);
         standing.oldest_ns = standing.oldest_ns.max(call.started.map(age));
         let last = call.last_from_client.max(call.last_from_server).max(call.started);
@@ -63,11 +57,34 @@ impl OpenCalls {
         standing.sent = standing.sent.saturating_add(sent);
         standing.received = standing.received.saturating_add(received);
     }
+
+    /// What was seen of the calls of all shards, within the same bounds.
+    pub(super) fn of_all<'a>(mut shards: impl Iterator<Item = &'a OpenCalls>) -> BTreeMap<Group, Standing> {
+        let mut all = shards.next().cloned().unwrap_or_default();
+        for (group, of_one) in shards.flat_map(|shard| &shard.groups) {
+            let Some(standing) = all.place(group.clone()) else { continue };
+            standing.oldest_ns = standing.oldest_ns.max(of_one.oldest_ns);
+            standing.silent_ns = standing.silent_ns.max(of_one.silent_ns);
+            standing.sent = standing.sent.saturating_add(of_one.sent);
+            standing.received = standing.received.saturating_add(of_one.received);
+        }
+        all.groups
+    }
+
+    fn place(&mut self, mut group: Group) -> Option<&mut Standing> {
+        if self.groups.len() >= METHODS && !self.groups.contains_key(&group) {
+            group.2 = Method::Other;
+            if self.groups.len() >= GROUPS && !self.groups.contains_key(&group) {
+                return None;
+            }
+        }
+        Some(self.groups.entry(group).or_default())
+    }
 }
 
 impl Metrics {
-    /// Replaces what was said of the calls in flight.
-    pub fn set_open_calls(&self, calls: OpenCalls) {
-        self.sources.health.set_open_calls(calls.groups);
+    /// Replaces what was said of the calls in flight of a shard.
+    pub fn set_open_calls(&self, shard: u32, calls: OpenCalls) {
+        self.sources.health.set_open_calls(shard, calls);
     }
 }

@@ -3,14 +3,18 @@
 //! In: [`Captured`]. Out, to a [`Listener`]: observations, each with its connection's [`Subject`], and what the detectors
 //! find in them.
 
+mod handler;
 mod left_out;
+mod shards;
 mod subject;
 mod watch;
+
+use std::sync::Arc;
 
 use foldhash::HashMap;
 
 use agent_core::detectors::correlation::Correlated;
-use agent_core::detectors::{Detectors, Finding, Thresholds, Wasted};
+use agent_core::detectors::{Detectors, Facts, Finding, Thresholds, Wasted};
 use agent_core::observation::{CallStarted, OpenCall, Stall};
 use agent_core::{ConnectionId, Limits, Observation, Observer, Resumed, SavedConnection, Timestamp};
 
@@ -18,7 +22,9 @@ use crate::budget::{BudgetState, Budgets, Change, Controller, Usage};
 use crate::capture::kernel::Captured;
 use crate::identity::Identities;
 
+pub use handler::{Figures, Handler, Queued};
 use left_out::LeftOut;
+pub use shards::{Shards, limits_of_one};
 pub use subject::{Subject, pid};
 pub use watch::{Stop, Watched, capture_options, monotonic_now, start_capture, unix_offset_ns, watch};
 
@@ -93,6 +99,27 @@ pub trait Listener {
     fn handle_look(&mut self, _detectors: &Detectors) {}
 }
 
+/// Asks `budget` whether connections that are new are to be left out from now on, if that changes, and says so.
+fn look_at(budget: &mut Controller, now: Timestamp, usage: Usage, left_out: u64) -> Option<bool> {
+    let change = budget.look(now, usage)?;
+    let state = budget.state();
+    match change {
+        Change::Over(resource) => {
+            tracing::warn!(
+                resource = resource.name(),
+                cpu_of_budget = state.cpu_ratio,
+                memory_of_budget = state.memory_ratio,
+                "over budget: new connections are not followed, known ones are"
+            );
+            Some(true)
+        }
+        Change::Within(_) => {
+            tracing::info!(left_out, "well below the budgets: new connections are followed again");
+            Some(false)
+        }
+    }
+}
+
 /// How often all open calls are looked at: each of them is visited.
 const OPEN_CALLS_EVERY_NS: u64 = 5_000_000_000;
 
@@ -142,27 +169,19 @@ impl<L: Listener> Pipeline<L> {
     /// Takes what the process uses, once a second, and decides whether connections that are new are followed. What has come of
     /// the budgets so far, and how many connections were not followed.
     pub fn keep_budget(&mut self, now: Timestamp, usage: Usage) -> (BudgetState, u64) {
-        let change = self.budget.look(now, usage);
-        let state = self.budget.state();
-        let (cpu, memory) = (state.cpu_ratio, state.memory_ratio);
-        match change {
-            Some(Change::Over(resource)) => {
-                tracing::warn!(
-                    resource = resource.name(),
-                    cpu_of_budget = cpu,
-                    memory_of_budget = memory,
-                    "over budget: new connections are not followed, known ones are"
-                );
-                self.left_out.begin();
-            }
-            Some(Change::Within(_)) => {
-                let left_out = self.left_out.total();
-                tracing::info!(left_out, "well below the budgets: new connections are followed again");
-                self.left_out.end();
-            }
-            None => {}
+        if let Some(sheds) = look_at(&mut self.budget, now, usage, self.left_out.total()) {
+            self.shed(sheds);
         }
-        (state, self.left_out.total())
+        (self.budget.state(), self.left_out.total())
+    }
+
+    /// Whether connections that are new are left out from now on.
+    fn shed(&mut self, sheds: bool) {
+        if sheds {
+            self.left_out.begin();
+        } else {
+            self.left_out.end();
+        }
     }
 
     /// What is known of the connections, for the pipeline after a restart ([`Pipeline::resume`]).
@@ -234,12 +253,30 @@ impl<L: Listener> Pipeline<L> {
 
     /// Everything that was captured before `now` has been handled.
     pub fn handle_timeout(&mut self, now: Timestamp) {
+        self.handle_timeout_together(now, &mut |facts| vec![Arc::new(facts)]);
+    }
+
+    /// Looks of the detectors begin, since the first bytes of any connection were seen, in this pipeline or in one of those that
+    /// others of the node's processes are in ([`Detectors::begin`]).
+    pub fn begin(&mut self, now: Timestamp) {
+        if let Some(detectors) = &mut self.detectors {
+            detectors.begin(now);
+        }
+    }
+
+    /// [`Pipeline::handle_timeout`], where the node's processes are spread over several pipelines
+    /// ([`Detectors::handle_timeout_together`]).
+    pub fn handle_timeout_together(
+        &mut self,
+        now: Timestamp,
+        exchange: &mut dyn FnMut(Facts) -> Vec<Arc<Facts>>,
+    ) {
         self.observer.handle_timeout(now);
         self.drain();
         if let Some(detectors) = &mut self.detectors
             && detectors.poll_timeout().is_some_and(|due| due <= now)
         {
-            detectors.handle_timeout(&self.observer, now);
+            detectors.handle_timeout_together(&self.observer, now, exchange);
             self.listener.handle_look(detectors);
             let (subjects, listener) = (&mut self.subjects, &mut self.listener);
             self.observer.visit_open_stalls(|stall| {

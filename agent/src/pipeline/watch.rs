@@ -7,9 +7,9 @@ use std::time::Duration;
 use agent_core::{Resumed, Timestamp};
 use anyhow::Context;
 
-use super::{Listener, Pipeline};
+use super::handler::{Figures, Handler, Queued};
 use crate::budget::{self, BudgetState};
-use crate::capture::kernel::{self, BackendChoice, Counters, KernelCapture, Options};
+use crate::capture::kernel::{self, BackendChoice, Captured, Counters, KernelCapture, Options};
 use crate::config::{Backend, CaptureConfig, Config};
 use crate::exit::Failure;
 use crate::rights::{self, Capability, Held, Later, LoadingRights};
@@ -56,8 +56,20 @@ pub enum Watched<'a> {
     Resumed(Resumed),
     /// What has come of the budgets, and how many connections were not followed for them.
     Budget(BudgetState, u64),
-    /// How old the newest record was when it was handled, in nanoseconds.
-    Lag(u64),
+    /// How old a shard's newest record was when it was handled.
+    Lag {
+        /// Which shard; 0 where there is one.
+        shard: u32,
+        /// Nanoseconds.
+        ns: u64,
+    },
+    /// What waits for a shard. Not told where there is one, which has no queue.
+    Queued {
+        /// Which shard.
+        shard: u32,
+        /// How its queue stands.
+        queued: Queued,
+    },
 }
 
 /// Nanoseconds of the clock that the kernel's records carry (`CLOCK_MONOTONIC`).
@@ -135,15 +147,15 @@ fn why_not(error: anyhow::Error) -> Failure {
 }
 
 /// Reads until `stop`, and once more after it, so that nothing that was captured is left. What is open then is left for
-/// [`Pipeline::finish`].
+/// [`Handler::conclude`].
 ///
 /// # Errors
 /// The ring or the counters cannot be read.
-pub fn watch<L: Listener>(
+pub fn watch<H: Handler>(
     capture: &mut KernelCapture,
-    pipeline: &mut Pipeline<L>,
+    pipeline: &mut H,
     stop: &Stop,
-    mut tell: impl FnMut(&mut L, Watched<'_>),
+    mut tell: impl FnMut(&mut H::Told, Watched<'_>),
 ) -> anyhow::Result<()> {
     let mut counters_due = Timestamp(0);
     loop {
@@ -154,32 +166,33 @@ pub fn watch<L: Listener>(
         let mut newest = None;
         let wait = if stopping { Duration::ZERO } else { POLL };
         capture.poll(wait, &mut |captured| {
-            if let crate::capture::kernel::Captured::Chunk { chunk, .. } = captured {
+            if let Captured::Chunk { chunk, .. } = captured {
                 newest = Some(chunk.time);
             }
             pipeline.handle_captured(captured);
         })?;
-        pipeline.handle_timeout(before);
+        pipeline.handle_timeout(before)?;
         let now = monotonic_now();
-        if let Some(newest) = newest {
-            tell(pipeline.listener(), Watched::Lag(now.since(newest)));
+        for (shard, ns) in pipeline.lags(newest) {
+            tell(pipeline.told(), Watched::Lag { shard, ns });
         }
         if now >= counters_due || stopping {
             counters_due = now.plus(COUNTERS_EVERY_NS);
-            let state_bytes = pipeline.state_bytes();
-            tell(pipeline.listener(), Watched::StateBytes(state_bytes));
-            let unjudged = pipeline.unjudged();
-            tell(pipeline.listener(), Watched::Unjudged(unjudged));
+            let Figures { state_bytes, unjudged, resumed } = pipeline.figures();
+            tell(pipeline.told(), Watched::StateBytes(state_bytes));
+            tell(pipeline.told(), Watched::Unjudged(unjudged));
+            for (shard, queued) in pipeline.queues() {
+                tell(pipeline.told(), Watched::Queued { shard, queued });
+            }
             let counters = capture.counters()?;
-            tell(pipeline.listener(), Watched::Counters(&counters));
+            tell(pipeline.told(), Watched::Counters(&counters));
             if !stopping && let Some(blind) = capture.is_blind(now.0, &counters) {
                 change(capture, pipeline, &blind, &mut tell)?;
             }
             let (budget, left_out) = pipeline.keep_budget(now, budget::usage(capture.ring_bytes()));
-            tell(pipeline.listener(), Watched::Budget(budget, left_out));
-            let resumed = pipeline.resumed();
-            tell(pipeline.listener(), Watched::Resumed(resumed));
-            tell(pipeline.listener(), Watched::Counters(&capture.counters()?));
+            tell(pipeline.told(), Watched::Budget(budget, left_out));
+            tell(pipeline.told(), Watched::Resumed(resumed));
+            tell(pipeline.told(), Watched::Counters(&capture.counters()?));
         }
         if stopping {
             return Ok(());
@@ -189,11 +202,11 @@ pub fn watch<L: Listener>(
 
 /// Changes the way in. Between the old one and the new one bytes move unseen, so every connection is given up and, when
 /// it shows itself again, joined late.
-fn change<L: Listener>(
+fn change<H: Handler>(
     capture: &mut KernelCapture,
-    pipeline: &mut Pipeline<L>,
+    pipeline: &mut H,
     blind: &kernel::Blind,
-    tell: &mut impl FnMut(&mut L, Watched<'_>),
+    tell: &mut impl FnMut(&mut H::Told, Watched<'_>),
 ) -> anyhow::Result<()> {
     let from = capture.backend();
     tracing::warn!(backend = from.name(), %blind, "socket calls are missed, trying another way");
@@ -208,7 +221,7 @@ fn change<L: Listener>(
     let (to, reason) = (capture.backend(), capture.reason());
     pipeline.give_up_connections(monotonic_now());
     tracing::info!(backend = to.name(), reason, "watching socket calls");
-    tell(pipeline.listener(), Watched::Changed { from, to, reason });
+    tell(pipeline.told(), Watched::Changed { from, to, reason });
     Ok(())
 }
 

@@ -41,6 +41,8 @@ enum What {
     Walker,
     /// What the agent costs those who are watched, and itself (docs/overhead.md). Needs root.
     Overhead,
+    /// The pipeline of `run` over shards: calls a second by the number of threads, and what the reader does for a record.
+    Shards,
     /// Instructions of fixed inputs under valgrind, with those that were written down.
     Instructions,
 }
@@ -51,7 +53,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Hpack => "hpack",
         What::Core => "core",
         What::Floods => "floods",
-        What::Walker => return walker(),
+        What::Walker => return of_tests("walker_check", &["--bench"]),
+        What::Shards => return of_tests("shards_bench", &[]),
         What::Overhead => return overhead::run(&args.overhead, args.json, args.update),
         What::Instructions => return instructions::run(args.update, args.json),
     };
@@ -70,9 +73,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// The figures are those of a release build; the last line is JSON in any case.
-fn walker() -> Result<()> {
+fn of_tests(bin: &str, arguments: &[&str]) -> Result<()> {
     cmd("cargo")
-        .args(["run", "--quiet", "--release", "--package", "tests", "--bin", "walker_check", "--", "--bench"])
+        .args(["run", "--quiet", "--release", "--package", "tests", "--bin", bin, "--"])
+        .args(arguments)
         .dir(repo::root())
         .run_for_its_output()
 }

@@ -91,7 +91,7 @@ fn d7_calls_in_flight_have_an_age_and_a_silence_until_they_are_gone() {
     let look = |calls: &[OpenCall]| {
         let mut open = OpenCalls::default();
         calls.iter().for_each(|call| open.add(&connection, call, Timestamp(9_000 * MS)));
-        metrics.set_open_calls(open);
+        metrics.set_open_calls(0, open);
         let exported = exported(&metrics);
         [
             exported.sum("grpcscope_call_oldest_age_seconds", &[("rpc_method", "shop.Cart/Add")]),

@@ -234,10 +234,10 @@ fn everything() -> (Metrics, Vec<ConnectionSeries>) {
     short.observe(&closed(Timestamp(7_000 * MS)));
     let mut calls = OpenCalls::default();
     calls.add(&open[0], &open_call(), Timestamp(9_000 * MS));
-    metrics.set_open_calls(calls);
+    metrics.set_open_calls(0, calls);
     let budget = BudgetState { cpu_ratio: Some(1.5), memory_ratio: Some(0.5), ..BudgetState::default() };
     metrics.set_budget(budget, 3);
-    metrics.set_balance(&balanced());
+    metrics.set_balance(0, &balanced());
     let mut sideless = metrics.connection(&with_all_labels("late"));
     sideless.status(&status(None, Sync::Late));
     sideless.moved(1000, 7);
@@ -261,6 +261,7 @@ fn everything() -> (Metrics, Vec<ConnectionSeries>) {
     metrics.set_backend(Backend { name: "tp_btf".to_owned(), reason: "attaches".to_owned() });
     metrics.backend_changed("tp_btf", "kprobe");
     metrics.set_reader_lag(0, Duration::from_millis(2));
+    metrics.set_shard_queue(0, ShardQueue { waiting: 2, batches: 7, waited: Duration::from_millis(3) });
     metrics.set_state_bytes(1 << 20, 128 << 20);
     metrics.encode(Format::Text).expect("everything can be written");
     (metrics, open)
