@@ -16,7 +16,7 @@ pub const KIND_OPEN: u8 = 2;
 pub const KIND_CLOSE: u8 = 3;
 
 /// Bytes of the flow moved and were not walked: `offset` is the first of them, `moved` how many. Those that were left
-/// out on purpose are none of them. With [`FLAG_FINAL`] they are the last of the flow: no later record shows that they are missing.
+/// out on purpose are none of them.
 pub const KIND_UNSEEN: u8 = 4;
 
 /// Where a flow without sequence numbers starts when it was joined in the middle.

@@ -497,13 +497,10 @@ pub unsafe fn finish(ready: Ready, call: Call) {
     }
 }
 
-/// In the argument `flow` of [`tell_unseen`]: nothing follows that would show how far the hole reaches.
-const LAST: u64 = (FLAG_FINAL as u64) << 8;
-
 /// Tells user space of bytes that moved and were not walked, if it knows of the connection.
 #[inline(never)]
 unsafe fn tell_unseen(connection: *mut Connection, flow: u64, offset: u64, bytes: u64) -> u64 {
-    // SAFETY: as `prepare`; `flow` is 0 or 1, and perhaps `LAST`.
+    // SAFETY: as `prepare`; `flow` is 0 or 1.
     unsafe {
         if get!(connection.opened) == 0 {
             return 0;
@@ -520,7 +517,7 @@ unsafe fn tell_unseen(connection: *mut Connection, flow: u64, offset: u64, bytes
             payload: 0,
             kind: KIND_UNSEEN,
             flow: (flow & 1) as u8,
-            flags: (flow >> 8) as u8,
+            flags: 0,
             reserved: 0,
         };
         maps::output((&raw mut record).cast::<c_void>(), size_of::<RecordHeader>() as u64, 0);
@@ -592,9 +589,9 @@ pub unsafe fn closed(sk: Sock, connection: *mut Connection, orderly: bool) {
             }
             set!(connection.final_pending = 0);
         }
-        tell_rest(sk, connection, u32::from(FLOW_SENT));
+        // A reset may come while the process is inside of a call, which TCP has counted and which is seen when it returns.
         if orderly {
-            // After a reset the process may not have read what had arrived.
+            tell_rest(sk, connection, u32::from(FLOW_SENT));
             tell_rest(sk, connection, u32::from(FLOW_RECEIVED));
         }
         close(connection, u32::from(FLOW_SENT), flags);
@@ -640,7 +637,7 @@ unsafe fn tell_rest(sk: Sock, connection: *mut Connection, flow: u32) {
                 if flow == u32::from(FLOW_SENT) { Counter::GapBytesSent } else { Counter::GapBytesReceived };
             let missed = u64::from(missed - 1);
             maps::add(of_flow, missed);
-            tell_unseen(connection, u64::from(flow) | LAST, get!(of.next), missed);
+            tell_unseen(connection, flow.into(), get!(of.next), missed);
         }
     }
 }
