@@ -8,7 +8,8 @@ pub(crate) struct Change {
     pub(crate) lower_quartile: f64,
     pub(crate) upper_quartile: f64,
     /// The same arithmetic over the runs without the agent, each beside those before and after it: three of four
-    /// are no farther than this from 1. A median that is nearer to 1 than this says nothing.
+    /// are no farther than this from 1. Or half of the distance of the quartiles, if that is more. A median that is nearer to
+    /// 1 than this says nothing.
     pub(crate) noise: f64,
 }
 
@@ -25,11 +26,12 @@ impl Change {
         };
         let (with, without) = (of(1, 1), of(0, 2));
         let away: Vec<f64> = without.iter().map(|ratio| (ratio - 1.0).abs()).collect();
+        let (lower_quartile, upper_quartile) = (quantile(&with, 0.25)?, quantile(&with, 0.75)?);
         Some(Change {
             median: median(&with)?,
-            lower_quartile: quantile(&with, 0.25)?,
-            upper_quartile: quantile(&with, 0.75)?,
-            noise: quantile(&away, 0.75)?,
+            lower_quartile,
+            upper_quartile,
+            noise: quantile(&away, 0.75)?.max((upper_quartile - lower_quartile) / 2.0),
         })
     }
 
@@ -82,6 +84,12 @@ mod tests {
     #[test]
     fn a_change_that_is_less_than_what_runs_without_differ_by_is_noise() {
         let change = Change::of(&[100.0, 95.0, 120.0, 110.0, 90.0, 100.0, 125.0]).unwrap();
+        assert!(change.is_noise(), "{change:?}");
+    }
+
+    #[test]
+    fn runs_with_the_agent_that_differ_among_themselves_are_noise_too() {
+        let change = Change::of(&[100.0, 60.0, 100.0, 95.0, 100.0, 140.0, 100.0]).unwrap();
         assert!(change.is_noise(), "{change:?}");
     }
 

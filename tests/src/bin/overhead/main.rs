@@ -64,6 +64,8 @@ struct Options {
 enum Role {
     /// The server of a load.
     Serve { kind: Kind },
+    /// Wakes as often as an agent with nothing to do.
+    StandIn,
     /// The client of a load.
     Call {
         kind: Kind,
@@ -78,6 +80,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match arguments.role {
         Some(Role::Serve { kind }) => load::serve(kind),
+        Some(Role::StandIn) => load::stand_in(),
         Some(Role::Call { kind, target, shape }) => load::call(kind, target, shape),
         None => bench(&arguments.options),
     }

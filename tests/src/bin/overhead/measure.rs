@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tests::agent::{Kernel, Run, sum};
+use tests::apps::PATIENCE;
+use tests::process::Process;
 
 use crate::applications::{Applications, Worked, Workload};
 use crate::figures::median;
@@ -80,17 +83,30 @@ pub(crate) fn workload(workload: Workload, plan: Plan, kernel: &Kernel, folder: 
         programs: Programs::default(),
     };
     for turn in 0..=2 * plan.pairs {
-        let agent = (turn % 2 == 1).then(|| Run::start(kernel, folder)).transpose()?;
+        // Also where it is not wanted, and gone again: its start is a second of work, after which the scheduler and the caches
+        // are not what they were, and both sides shall begin from there.
+        let agent = Run::start(kernel, folder)?;
+        let agent = if turn % 2 == 1 {
+            Some(agent)
+        } else {
+            agent.stop()?;
+            None
+        };
         for way in &ways {
             let apart = *way == Way::Apart;
             for pid in applications.pids() {
                 process::pin(pid, if apart { others } else { &everywhere })?;
             }
+            let alone = std::slice::from_ref(last);
             if let Some(agent) = &agent {
-                process::pin(agent.pid(), if apart { std::slice::from_ref(last) } else { &everywhere })?;
+                process::pin(agent.pid(), if apart { alone } else { &everywhere })?;
             }
+            // A process that wakes on the last processor keeps it from deep sleep, and changes where the scheduler puts
+            // all else that runs: without it a busy machine gave the applications half as much again with the agent.
+            let stand_in = (apart && agent.is_none()).then(|| stand_in(folder, alone)).transpose()?;
             let rate = if *way == Way::Paced { rate } else { 0.0 };
             let worked = applications.work(plan.seconds, rate, agent.as_ref().map(Run::pid))?;
+            drop(stand_in);
             if agent.is_some() {
                 measured.made += worked.said.all;
             }
@@ -110,6 +126,15 @@ pub(crate) fn workload(workload: Workload, plan: Plan, kernel: &Kernel, folder: 
     measured.programs = kernel_programs::measure(&mut applications, plan.seconds, rate, agent.pid())?;
     agent.stop()?;
     Ok(measured)
+}
+
+/// A process that wakes as often as an agent with nothing to do, where the agent would be.
+fn stand_in(folder: &Path, processors: &[usize]) -> Result<Process> {
+    let mut command = Command::new(std::env::current_exe().context("find this program")?);
+    let process = Process::start("the stand-in", command.arg("stand-in"), &folder.join("stand-in.log"))?;
+    process.wait_for("ready", PATIENCE)?;
+    process::pin(process.pid(), processors)?;
+    Ok(process)
 }
 
 /// A rate that leaves time: a part of what both can do on all processors.

@@ -20,7 +20,7 @@ pub(crate) fn line(all: &[Measured], plan: Plan, version: &str) -> Result<Value>
         // Calls that move HTTP/2 frames, and calls that move anything else: their goals differ.
         "ns_per_run": ns_per_run(http2),
         "ns_per_run_other": ns_per_run(other),
-        "empty_program_ns": http2.empty.each().or(other.empty.each()),
+        "empty_program_ns": http2.empty.each().or(other.empty.each()).map(rounded),
         "machine": {
             "processor": processor(),
             "processors": crate::process::processors()?.len(),

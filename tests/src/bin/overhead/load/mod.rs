@@ -63,13 +63,26 @@ pub(crate) struct Said {
     pub(crate) all: u64,
 }
 
-/// Serves until standard input is closed.
-pub(crate) fn serve(kind: Kind) -> Result<()> {
+/// Sleeps and wakes until standard input is closed.
+pub(crate) fn stand_in() -> Result<()> {
+    end_with_stdin();
+    say(&serde_json::json!({"ready": true}))?;
+    loop {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn end_with_stdin() {
     std::thread::spawn(|| {
         // An error is an end, too.
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         std::process::exit(0);
     });
+}
+
+/// Serves until standard input is closed.
+pub(crate) fn serve(kind: Kind) -> Result<()> {
+    end_with_stdin();
     let ready = |port: u16| say(&serde_json::json!({"ready": true, "port": port}));
     match kind {
         Kind::Tonic | Kind::Stream => tonic::serve(ready),
