@@ -9,6 +9,7 @@ use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_loop};
 
 use crate::call::{self, Ready};
 use crate::config::config;
+use crate::ends;
 use crate::kernel::User;
 use crate::maps;
 use crate::socket::{self, Sock};
@@ -33,7 +34,7 @@ pub unsafe fn matters(sk: Sock, moved: i32, flow: u32, flags: u64) -> bool {
         }
         if moved <= 0 {
             if moved == 0 && flow == RECEIVED && socket::is_stream(sk) {
-                call::nothing_read(sk);
+                ends::nothing_read(sk);
             }
             return false;
         }

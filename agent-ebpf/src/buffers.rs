@@ -9,14 +9,8 @@ use agent_common::flow::{IOVECS, Walk};
 use aya_ebpf::helpers::generated::bpf_task_pt_regs;
 
 use crate::config::config;
+use crate::fields::{get, set};
 use crate::kernel::{field, read_kernel, read_user};
-
-macro_rules! set {
-    ($p:ident . $field:ident = $value:expr) => {{
-        let value = $value;
-        core::ptr::write_volatile(&raw mut (*$p).$field, value)
-    }};
-}
 
 /// The buffers are described.
 pub const FOUND: u32 = u32::MAX;
@@ -150,7 +144,7 @@ pub unsafe fn of_message(walk: *mut Walk, message: u64, moved: u64, steps: u64) 
         let mut step = 0;
         while step < steps {
             step += 1;
-            let batch = core::ptr::read_volatile(&raw const (*walk).iovec_next) - IOVECS * 16;
+            let batch = get!(walk.iovec_next) - IOVECS * 16;
             set!(walk.iovec_next = batch);
             if read_kernel(image, IOVECS * 16, batch) < 0 {
                 return Counter::FaultIovecs as u32;
@@ -160,8 +154,8 @@ pub unsafe fn of_message(walk: *mut Walk, message: u64, moved: u64, steps: u64) 
                 index -= 1;
                 let entry = image.cast::<u64>().add(index as usize * 2);
                 let len = entry.add(1).read_volatile();
-                let want = core::ptr::read_volatile(&raw const (*walk).want);
-                let after = core::ptr::read_volatile(&raw const (*walk).iovec_left) + 1;
+                let want = get!(walk.want);
+                let after = get!(walk.iovec_left) + 1;
                 set!(walk.iovec_left = after);
                 if len >= want {
                     set!(walk.cursor = entry.read_volatile() + len - want);
@@ -172,14 +166,14 @@ pub unsafe fn of_message(walk: *mut Walk, message: u64, moved: u64, steps: u64) 
                 }
                 set!(walk.want = want - len);
             }
-            if core::ptr::read_volatile(&raw const (*walk).found) != 0 {
+            if get!(walk.found) != 0 {
                 break;
             }
         }
-        let back = core::ptr::read_volatile(&raw const (*walk).found);
+        let back = get!(walk.found);
         if back == 0 {
             return Counter::OutOfIovecs as u32;
         }
-        many(walk, core::ptr::read_volatile(&raw const (*walk).iovec_next) + 16, back, 1)
+        many(walk, get!(walk.iovec_next) + 16, back, 1)
     }
 }

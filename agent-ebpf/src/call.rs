@@ -1,43 +1,29 @@
 //! One socket call: from "some socket moved bytes" to a walk that is ready, and after the walk to records.
 
 use core::ffi::c_void;
-use core::ptr::{null_mut, read_volatile, write_volatile};
+use core::ptr::null_mut;
 
 use agent_common::counter::Counter;
 use agent_common::flow::{
     Connection, Flow, PHASE_HEADER, PHASE_PREFACE, PHASE_START, PHASE_UNSYNCED, STOP_BAD_FRAME, STOP_FAULT,
     STOP_NOT_HTTP2, STOP_SHORT, Walk,
 };
-use agent_common::frame::{FrameHeader, HEADER_BYTES, PREFACE_BYTES, SETTINGS};
 use agent_common::ring::{
-    FLAG_FINAL, FLAG_RESET, FLAG_TENTATIVE, FLOW_RECEIVED, FLOW_SENT, KIND_CLOSE, KIND_DATA, KIND_OPEN,
-    KIND_UNSEEN, RECOGNISED_CHAIN, RECOGNISED_PREFACE, RECOGNISED_SETTINGS, RecordHeader, UNKNOWN_START,
+    FLAG_FINAL, FLAG_TENTATIVE, FLOW_RECEIVED, FLOW_SENT, KIND_CLOSE, KIND_DATA, KIND_OPEN, KIND_UNSEEN,
+    RECOGNISED_CHAIN, RECOGNISED_PREFACE, RecordHeader, UNKNOWN_START,
 };
-use agent_common::walk::{self, Memory};
+use agent_common::walk;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 
 use crate::buffers;
-use crate::config::config;
-use crate::kernel::{self, User};
+use crate::fields::{get, set};
+use crate::kernel;
 use crate::maps::{self, CLASS_HTTP2, CLASS_NEW, CLASS_OTHER, Class};
+use crate::recognise::{TRIES, give_up, recognise};
 use crate::socket::{self, Sock};
-
-macro_rules! get {
-    ($p:ident . $field:ident) => {
-        read_volatile(&raw const (*$p).$field)
-    };
-}
-macro_rules! set {
-    ($p:ident . $field:ident = $value:expr) => {{
-        let value = $value;
-        write_volatile(&raw mut (*$p).$field, value)
-    }};
-}
 
 /// Calls after which a socket that was given up is looked at again.
 const RETRY_CALLS: u32 = 4096;
-/// Calls in which a connection that is older than the agent may show frames that chain.
-const TRIES: u32 = 16;
 
 /// What the hook says about the call.
 #[derive(Clone, Copy)]
@@ -209,91 +195,6 @@ pub unsafe fn never_returned(sk: Sock, flow: u32) {
     }
 }
 
-/// Looks at the first bytes of a call on a socket that is not classified. True if the call is to be walked.
-#[inline(always)]
-unsafe fn recognise(walk: *mut Walk, class: *mut Class, call: Call, pid: u32) -> bool {
-    // SAFETY: as `prepare`.
-    unsafe {
-        if config!(IGNORED_PID) == u64::from(pid) {
-            give_up(class);
-            return false;
-        }
-        walk::begin(walk, false);
-        let mut buffers = 0;
-        while buffers < 4 && get!(walk.segment_left) == 0 {
-            if !walk::next_segment::<User>(walk) {
-                return false;
-            }
-            buffers += 1;
-        }
-        let tcp = socket::tcp(call.sk);
-        let sequenced = tcp.at != 0 && !socket::has_upper_protocol(tcp);
-        let mut from_start = true;
-        if sequenced {
-            let start = socket::stream_end(call.sk, tcp, call.flow).wrapping_sub(call.moved);
-            // See `locate`: a flow that is sent may seem to start at one.
-            from_start = start == 0 || (start == 1 && call.flow != u32::from(FLOW_RECEIVED));
-        }
-        set!(
-            walk.want =
-                if get!(walk.segment_left) < PREFACE_BYTES { get!(walk.segment_left) } else { PREFACE_BYTES }
-        );
-        let bytes = get!(walk.want) & 31;
-        let seen = (&raw mut (*walk).out).cast::<u8>();
-        if bytes == 0 || kernel::read_user(seen, bytes, get!(walk.cursor)) < 0 {
-            return false;
-        }
-        let first = User::load(seen);
-        let preface = u64::from_be_bytes(*b"PRI * HT");
-        let shift = if bytes < 8 { (64 - bytes * 8) & 63 } else { 0 };
-        let mut recognised = 0;
-        if from_start && first >> shift == preface >> shift {
-            recognised = RECOGNISED_PREFACE;
-        } else if bytes >= HEADER_BYTES {
-            let frame = FrameHeader::from_parts(first >> 56, User::load(seen.add(1)));
-            let settings = frame.kind == SETTINGS && frame.flags == 0 && frame.length <= 240;
-            if frame.is_credible() {
-                if from_start && settings {
-                    recognised = RECOGNISED_SETTINGS;
-                } else if !(sequenced && from_start) {
-                    recognised = RECOGNISED_CHAIN;
-                }
-            }
-        } else if !(sequenced && from_start) && first >> 56 == 0 && (bytes < 4 || first >> 32 & 0xff <= 9) {
-            // A piece of a header of a frame below 64 KiB: the next call shows the rest of it.
-            recognised = RECOGNISED_CHAIN;
-        }
-        set!(walk.recognised = u64::from(recognised));
-        let recognised = get!(walk.recognised) as u32;
-        if recognised == 0 {
-            // What starts otherwise will not become HTTP/2, unless too little of it was seen.
-            let tries = get!(class.count) + 1;
-            set!(class.count = tries);
-            if tries >= TRIES || (sequenced && from_start && bytes >= HEADER_BYTES) {
-                give_up(class);
-            }
-            return false;
-        }
-        if recognised == RECOGNISED_PREFACE {
-            maps::count(Counter::ClassPreface);
-        } else if recognised == RECOGNISED_SETTINGS {
-            maps::count(Counter::ClassSettings);
-        }
-        true
-    }
-}
-
-/// The socket is not HTTP/2.
-#[inline(always)]
-unsafe fn give_up(class: *mut Class) {
-    // SAFETY: as `prepare`.
-    unsafe {
-        set!(class.class = CLASS_OTHER);
-        set!(class.count = 0);
-        maps::count(Counter::ClassOther);
-    }
-}
-
 /// Finds the call's place in the flow: what was missed since the last call, or where the first one starts.
 #[inline(always)]
 unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, call: Call) {
@@ -358,14 +259,7 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
                 set!(flow.next = get!(flow.next).wrapping_add(gap | 0xffff_ffff_0000_0000));
                 set!(flow.phase = PHASE_UNSYNCED as u8);
             } else if gap != 0 {
-                maps::count(Counter::Gaps);
-                let of_flow = if call.flow == u32::from(FLOW_SENT) {
-                    Counter::GapBytesSent
-                } else {
-                    Counter::GapBytesReceived
-                };
-                maps::add(of_flow, gap);
-                tell_unseen(connection, call.flow.into(), get!(flow.next), gap);
+                tell_gap(connection, call.flow, get!(flow.next), gap);
                 set!(flow.next = get!(flow.next) + gap);
                 walk::skip_unseen(flow, gap);
             }
@@ -497,6 +391,19 @@ pub unsafe fn finish(ready: Ready, call: Call) {
     }
 }
 
+/// Counts bytes of a flow that TCP has counted and no program has seen, and tells user space of them.
+#[inline(always)]
+pub unsafe fn tell_gap(connection: *mut Connection, flow: u32, offset: u64, bytes: u64) {
+    // SAFETY: as `prepare`.
+    unsafe {
+        maps::count(Counter::Gaps);
+        let of_flow =
+            if flow == u32::from(FLOW_SENT) { Counter::GapBytesSent } else { Counter::GapBytesReceived };
+        maps::add(of_flow, bytes);
+        tell_unseen(connection, flow.into(), offset, bytes);
+    }
+}
+
 /// Tells user space of bytes that moved and were not walked, if it knows of the connection.
 #[inline(never)]
 unsafe fn tell_unseen(connection: *mut Connection, flow: u64, offset: u64, bytes: u64) -> u64 {
@@ -545,132 +452,6 @@ unsafe fn revoke(walk: *mut Walk, flow: *mut Flow, connection: *mut Connection, 
     }
 }
 
-/// A read of an HTTP/2 socket returned nothing: if the peer closed its end, its flow is over.
-#[inline(always)]
-pub unsafe fn nothing_read(sk: Sock) {
-    // SAFETY: as `prepare`.
-    unsafe {
-        if !socket::peer_closed(sk) {
-            return;
-        }
-        let class = maps::known_class_of(sk.at);
-        if class.is_null() || get!(class.class) != CLASS_HTTP2 {
-            return;
-        }
-        let connection = maps::connection_of(sk.at, false);
-        if !connection.is_null() {
-            close(connection, u32::from(FLOW_RECEIVED), 0);
-            if get!(connection.final_pending) != 0 {
-                set!(connection.final_pending = 0);
-                tell_rest(sk, connection, u32::from(FLOW_SENT));
-                tell_rest(sk, connection, u32::from(FLOW_RECEIVED));
-                close(connection, u32::from(FLOW_SENT), FLAG_FINAL);
-                if config!(HAVE_SK_STORAGE) == 0 {
-                    maps::forget(sk.at, true);
-                }
-            }
-        }
-    }
-}
-
-/// The state of a TCP socket went to closed. If the process can still read what the peer sent, the end is
-/// told when it has.
-#[inline(always)]
-pub unsafe fn closed(sk: Sock, connection: *mut Connection, orderly: bool) {
-    // SAFETY: as `prepare`.
-    unsafe {
-        let flags = if orderly { FLAG_FINAL } else { FLAG_FINAL | FLAG_RESET };
-        if orderly && !everything_read(sk, connection) {
-            set!(connection.final_pending = 1);
-            // On another CPU the last read may have been counted meanwhile, and the process told that nothing follows: then
-            // nobody comes any more to tell the end.
-            if !everything_read(sk, connection) || get!(connection.final_pending) == 0 {
-                return;
-            }
-            set!(connection.final_pending = 0);
-        }
-        // A reset may come while the process is inside of a call, which TCP has counted and which is seen when it returns.
-        if orderly {
-            tell_rest(sk, connection, u32::from(FLOW_SENT));
-            tell_rest(sk, connection, u32::from(FLOW_RECEIVED));
-        }
-        close(connection, u32::from(FLOW_SENT), flags);
-        if config!(HAVE_SK_STORAGE) == 0 {
-            // The next socket may get the same address; storage goes with its socket.
-            maps::forget(sk.at, true);
-            return;
-        }
-        // Whatever is read after a reset is not followed any more.
-        let class = maps::known_class_of(sk.at);
-        if !class.is_null() {
-            set!(class.class = CLASS_OTHER);
-            set!(class.count = 0);
-        }
-    }
-}
-
-/// The socket is closed: tells user space of bytes at the end of a flow that TCP has counted and no program has seen, which
-/// otherwise the next call would show.
-#[inline(always)]
-unsafe fn tell_rest(sk: Sock, connection: *mut Connection, flow: u32) {
-    // SAFETY: as `prepare`.
-    unsafe {
-        let tcp = socket::tcp(sk);
-        if tcp.at == 0 || get!(connection.sequenced) == 0 {
-            return;
-        }
-        let of = flow_of(connection, flow);
-        let end = if u32::from(get!(of.phase)) == PHASE_START {
-            // Not one call of it was seen: of a connection that is older than we are that means nothing.
-            if get!(connection.recognised) == RECOGNISED_CHAIN {
-                return;
-            }
-            socket::stream_end(sk, tcp, flow) as u32
-        } else {
-            socket::sequence_end(sk, tcp, flow).wrapping_sub(get!(of.zero))
-        };
-        let missed = end.wrapping_sub(get!(of.next) as u32);
-        // What is sent is counted with SYN and FIN, whichever there was; nine bytes of a frame header are more.
-        if missed > 2 && missed >> 31 == 0 {
-            maps::count(Counter::Gaps);
-            let of_flow =
-                if flow == u32::from(FLOW_SENT) { Counter::GapBytesSent } else { Counter::GapBytesReceived };
-            let missed = u64::from(missed - 1);
-            maps::add(of_flow, missed);
-            tell_unseen(connection, flow.into(), get!(of.next), missed);
-        }
-    }
-}
-
-/// Tells user space that a flow ended, once; or, with [`FLAG_FINAL`], that the socket is closed.
-#[inline(always)]
-pub unsafe fn close(connection: *mut Connection, flow: u32, flags: u8) {
-    // SAFETY: as `prepare`.
-    unsafe {
-        let ended = (&raw mut (*connection).ended).cast::<u8>().add(flow as usize);
-        if get!(connection.opened) == 0 || (flags & FLAG_FINAL == 0 && ended.read_volatile() != 0) {
-            return;
-        }
-        ended.write_volatile(1);
-        let of = flow_of(connection, flow);
-        let mut record = RecordHeader {
-            time_ns: bpf_ktime_get_ns(),
-            connection: get!(connection.id),
-            offset: get!(of.next),
-            moved: 0,
-            sequence: kernel::next_sequence(of),
-            pid: get!(connection.pid),
-            thread: 0,
-            payload: 0,
-            kind: KIND_CLOSE,
-            flow: flow as u8,
-            flags,
-            reserved: 0,
-        };
-        maps::output((&raw mut record).cast::<c_void>(), size_of::<RecordHeader>() as u64, 0);
-    }
-}
-
 /// A read with MSG_TRUNC: TCP throws the bytes away, so there is nothing to walk and a gap follows; Unix
 /// sockets ignore the flag. True if the call is to be walked.
 #[inline(always)]
@@ -688,26 +469,5 @@ pub unsafe fn truncated(sk: Sock, moved: i32) -> bool {
             maps::count(Counter::SkippedTruncated);
         }
         false
-    }
-}
-
-/// Whether the process has read everything that the peer sent before its FIN.
-#[inline(always)]
-pub unsafe fn everything_read(sk: Sock, connection: *mut Connection) -> bool {
-    // SAFETY: as `prepare`.
-    unsafe {
-        let tcp = socket::tcp(sk);
-        let flow = flow_of(connection, u32::from(FLOW_RECEIVED));
-        if tcp.at == 0 {
-            return true;
-        }
-        // The FIN counts as a byte.
-        if u32::from(get!(flow.phase)) == PHASE_START {
-            // No read was seen yet, but one may be on its way, or all of them are still to come.
-            return socket::received(tcp) <= 1;
-        }
-        let arrived = socket::arrived(tcp).wrapping_sub(get!(flow.zero));
-        let seen = get!(flow.next) as u32;
-        arrived == seen || arrived == seen.wrapping_add(1)
     }
 }

@@ -21,8 +21,11 @@ mod body;
 mod buffers;
 mod call;
 mod config;
+mod ends;
+mod fields;
 mod kernel;
 mod maps;
+mod recognise;
 mod returns;
 mod socket;
 
@@ -233,15 +236,15 @@ pub fn state(ctx: BtfTracePointContext) -> i32 {
         let connection = maps::connection_of(sk.at, false);
         if !connection.is_null() {
             if now == TCP_FIN_WAIT1 {
-                call::close(connection, SENT, 0);
+                ends::close(connection, SENT, 0);
             } else if now == TCP_CLOSE_WAIT {
                 // With bytes still unread, the end is told when the process reads it.
-                if call::everything_read(sk, connection) {
-                    call::close(connection, RECEIVED, 0);
+                if ends::everything_read(sk, connection) {
+                    ends::close(connection, RECEIVED, 0);
                 }
             } else {
                 let direct = before == TCP_ESTABLISHED || before == TCP_CLOSE_WAIT || before == TCP_FIN_WAIT1;
-                call::closed(sk, connection, !direct && !socket::has_error(sk));
+                ends::closed(sk, connection, !direct && !socket::has_error(sk));
             }
         }
     }

@@ -14,6 +14,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::btf_map;
 
 use crate::config::config;
+use crate::fields::{get, set};
 
 /// What is known of a stream socket.
 #[repr(C)]
@@ -236,7 +237,7 @@ pub unsafe fn claim(flow: u32, owner: u64) -> *mut Walk {
             return null_mut();
         }
         if try_claim(walk) {
-            core::ptr::write_volatile(&raw mut (*walk).owner, owner);
+            set!(walk.owner = owner);
             return walk;
         }
         let walk = scratch(flow * 2 + 1);
@@ -244,7 +245,7 @@ pub unsafe fn claim(flow: u32, owner: u64) -> *mut Walk {
             return null_mut();
         }
         if try_claim(walk) {
-            core::ptr::write_volatile(&raw mut (*walk).owner, owner);
+            set!(walk.owner = owner);
             return walk;
         }
         null_mut()
@@ -260,9 +261,7 @@ pub unsafe fn claimed(flow: u32, owner: u64) -> *mut Walk {
         if walk.is_null() {
             return null_mut();
         }
-        if core::ptr::read_volatile(&raw const (*walk).busy) != 0
-            && core::ptr::read_volatile(&raw const (*walk).owner) == owner
-        {
+        if get!(walk.busy) != 0 && get!(walk.owner) == owner {
             return walk;
         }
         scratch(flow * 2 + 1)
@@ -288,7 +287,7 @@ unsafe fn try_claim(walk: *mut Walk) -> bool {
 pub unsafe fn release(walk: *mut Walk) {
     // SAFETY: as `try_claim`.
     unsafe {
-        core::ptr::write_volatile(&raw mut (*walk).owner, 0);
+        set!(walk.owner = 0);
         atomic_add(&raw mut (*walk).busy, u64::MAX);
     }
 }

@@ -13,22 +13,13 @@ use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 
 use crate::body::{BACK_STEPS, RECEIVED, SENT, body_bounded, body_cont, body_loop, matters};
 use crate::call::{self, Call};
+use crate::fields::{get, set};
 use crate::kernel;
 use crate::maps::{self, NOT_STREAM};
 use crate::socket::{self, Sock};
 
 /// `sock->sk` as in `socket_of`.
 const SOCKET_SK: u64 = 24;
-
-macro_rules! field {
-    ($p:ident . $field:ident) => {
-        core::ptr::read_volatile(&raw const (*$p).$field)
-    };
-    ($p:ident . $field:ident = $value:expr) => {{
-        let value = $value;
-        core::ptr::write_volatile(&raw mut (*$p).$field, value)
-    }};
-}
 
 /// A thread enters a call.
 #[inline(always)]
@@ -42,16 +33,16 @@ unsafe fn enter(ctx: &ProbeContext, flow: u32) {
             maps::count(Counter::Storage);
             return;
         }
-        let before = field!(place.sk);
+        let before = get!(place.sk);
         if before > NOT_STREAM {
             maps::count(Counter::MissedReturns);
             call::never_returned(Sock::untyped(before), flow);
         }
         let sk: u64 = kernel::copied(socket, SOCKET_SK);
         let matters = sk != 0 && socket::is_stream(Sock::untyped(sk));
-        field!(place.message = message);
-        field!(place.flags = flags);
-        field!(place.sk = if matters { sk } else { NOT_STREAM });
+        set!(place.message = message);
+        set!(place.flags = flags);
+        set!(place.sk = if matters { sk } else { NOT_STREAM });
     }
 }
 
@@ -73,16 +64,16 @@ unsafe fn leave(ctx: &RetProbeContext, flow: u32) -> Call {
             maps::count(Counter::MissedEntries);
             return call;
         }
-        let sk = field!(place.sk);
-        field!(place.sk = 0);
+        let sk = get!(place.sk);
+        set!(place.sk = 0);
         if sk == 0 {
             maps::count(Counter::MissedEntries);
             return call;
         }
-        field!(place.walked = sk);
-        if sk != NOT_STREAM && matters(Sock::untyped(sk), ctx.ret::<i32>(), flow, field!(place.flags)) {
+        set!(place.walked = sk);
+        if sk != NOT_STREAM && matters(Sock::untyped(sk), ctx.ret::<i32>(), flow, get!(place.flags)) {
             call.sk.at = sk;
-            call.message = field!(place.message);
+            call.message = get!(place.message);
         }
     }
     call
@@ -94,7 +85,7 @@ unsafe fn walked(ctx: &RetProbeContext, flow: u32) -> Call {
     // SAFETY: as `enter`.
     let sk = unsafe {
         let place = maps::entered(bpf_get_current_pid_tgid(), flow, false);
-        if place.is_null() { 0 } else { field!(place.walked) }
+        if place.is_null() { 0 } else { get!(place.walked) }
     };
     Call {
         sk: Sock::untyped(sk),
