@@ -352,28 +352,14 @@ impl<L: Listener> Pipeline<L> {
 
     /// Whether it is of a connection that is not followed.
     fn is_left_out(&mut self, captured: &Captured<'_>) -> bool {
-        let (Captured::Open { connection, .. }
-        | Captured::Close { connection, .. }
-        | Captured::Moved { connection, .. }
-        | Captured::Lost { connection, .. }) = captured
-        else {
-            let Captured::Chunk { chunk, .. } = captured else { return false };
-            let is_known = self.subjects.contains_key(&chunk.connection);
-            if !is_known {
-                self.left_out.insert(chunk.connection);
-            }
-            return !is_known;
-        };
-        if self.subjects.contains_key(connection) {
+        let connection = captured.connection();
+        if self.subjects.contains_key(&connection) {
             return false;
         }
         match captured {
-            Captured::Open { .. } => self.left_out.insert(*connection),
-            Captured::Close { is_final: true, .. } => self.left_out.remove(*connection),
-            Captured::Close { .. }
-            | Captured::Moved { .. }
-            | Captured::Lost { .. }
-            | Captured::Chunk { .. } => {}
+            Captured::Open { .. } | Captured::Chunk { .. } => self.left_out.insert(connection),
+            Captured::Close { is_final: true, .. } => self.left_out.remove(connection),
+            Captured::Close { .. } | Captured::Moved { .. } | Captured::Lost { .. } => {}
         }
         true
     }

@@ -5,6 +5,7 @@
 
 pub mod blindness;
 pub mod btf;
+mod captured;
 pub mod choice;
 mod instructions;
 pub mod load;
@@ -13,6 +14,7 @@ pub mod preemption;
 pub mod probe;
 pub mod records;
 pub mod statistics;
+mod tentative;
 mod trial;
 
 use std::os::fd::AsRawFd as _;
@@ -24,8 +26,8 @@ use aya::maps::{MapData, RingBuf};
 use crate::rights::Later;
 
 pub use blindness::Blind;
+pub use captured::Captured;
 pub use choice::{Backend, BackendChoice, LoopChoice};
-pub use records::Captured;
 pub use statistics::Counters;
 
 /// What can be chosen.

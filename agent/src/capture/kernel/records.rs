@@ -6,96 +6,15 @@ use agent_common::ring::{
 };
 use agent_core::{Chunk, ConnectionId, Flow, Timestamp};
 use foldhash::HashMap;
-use std::collections::VecDeque;
 
-/// What the kernel side saw.
-#[derive(Clone, Copy, Debug)]
-pub enum Captured<'a> {
-    /// A socket was recognised as HTTP/2.
-    Open {
-        /// The connection.
-        connection: ConnectionId,
-        /// When.
-        time: Timestamp,
-        /// Process that made the call.
-        pid: u32,
-        /// Thread that made it.
-        thread: u32,
-        /// Both ends.
-        endpoints: &'a Endpoints,
-    },
-    /// A piece of a flow.
-    Chunk {
-        /// Process that made the call.
-        pid: u32,
-        /// Bytes that the whole socket call moved.
-        moved: u32,
-        /// The piece; without bytes it says how far the hole before it reaches.
-        chunk: Chunk<'a>,
-    },
-    /// A flow ended, or the socket was closed.
-    Close {
-        /// The connection.
-        connection: ConnectionId,
-        /// Whose end: [`Flow::Sent`] is closed by this side, [`Flow::Received`] by the peer.
-        flow: Flow,
-        /// It was not orderly.
-        reset: bool,
-        /// Nothing follows for this connection.
-        is_final: bool,
-        /// When.
-        time: Timestamp,
-    },
-    /// How far a flow has got since this was last said of it.
-    Moved {
-        /// The connection.
-        connection: ConnectionId,
-        /// Bytes, seen or not.
-        bytes: u64,
-        /// Those of them that nobody saw: calls that were missed or could not be followed, and lost records.
-        missed: u64,
-    },
-    /// Records of a flow are missing before the next one.
-    Lost {
-        /// The connection.
-        connection: ConnectionId,
-        /// The flow.
-        flow: Flow,
-        /// How many.
-        records: u32,
-        /// When it was noticed.
-        time: Timestamp,
-    },
-}
+use super::captured::Captured;
+use super::tentative::Tentative;
 
 /// Flows whose record numbers are remembered; beyond it all are forgotten, and their losses with them.
 const FLOWS_MAX: usize = 1 << 18;
 
 /// In place of a flow: the connection was told of.
 const OPENED: u8 = 2;
-
-/// Calls whose place in their flow is a guess, that are kept; beyond it the oldest is forgotten.
-const TENTATIVE_MAX: usize = 256;
-
-/// How long they are kept, in nanoseconds. A reader whose buffer was full reads on at once.
-const TENTATIVE_NS: u64 = 1_000_000_000;
-
-/// A record that counts only if the next one of its flow goes on where its call ended.
-#[derive(Debug)]
-struct Tentative {
-    header: RecordHeader,
-    payload: Box<[u8]>,
-}
-
-impl Tentative {
-    fn is_of(&self, header: &RecordHeader) -> bool {
-        self.header.connection == header.connection && self.header.flow == header.flow
-    }
-
-    fn end(&self) -> u64 {
-        self.header.offset.saturating_add(self.header.moved.into())
-    }
-}
 
 /// What the next record of a flow goes on from.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +30,7 @@ struct Place {
 pub struct Reader {
     next: HashMap<(u64, u8), Place>,
     forgot: bool,
-    tentative: VecDeque<Tentative>,
+    tentative: Tentative,
     received: u64,
     malformed: u64,
     missing: u64,
@@ -162,13 +81,18 @@ impl Reader {
             _ => return None,
         };
         if header.flags & FLAG_TENTATIVE != 0 {
-            self.keep(header, payload);
+            self.tentative.keep(header, payload);
             return Some(());
         }
         let (records, bytes, missed) = self.go_on(&header);
         if records > 0 {
             sink(Captured::Lost { connection, flow, records, time });
         }
+        // Up to `offset` the flow was not seen.
+        let hole = |offset| {
+            let chunk = Chunk { connection, flow, offset, time, boundary: false, thread: 0, bytes: &[] };
+            Captured::Chunk { pid: header.pid, moved: 0, chunk }
+        };
         match header.kind {
             KIND_OPEN => {
                 let endpoints = endpoints(payload)?;
@@ -181,16 +105,14 @@ impl Reader {
                 sink(Captured::Open { connection, time, pid, thread, endpoints: &endpoints });
             }
             KIND_DATA => {
-                if !self.tentative.is_empty() {
-                    self.confirm(&header, flow, sink)?;
+                for before in self.tentative.confirmed_by(&header) {
+                    chunks(&before.header, flow, &before.payload, sink)?;
                 }
                 chunks(&header, flow, payload, sink)?;
             }
             KIND_UNSEEN => {
                 // At once, and not only when something follows that shows it: perhaps nothing does.
-                let offset = header.offset.checked_add(header.moved.into())?;
-                let chunk = Chunk { connection, flow, offset, time, boundary: false, thread: 0, bytes: &[] };
-                sink(Captured::Chunk { pid: header.pid, moved: 0, chunk });
+                sink(hole(header.offset.checked_add(header.moved.into())?));
             }
             KIND_CLOSE => {
                 let is_final = header.flags & FLAG_FINAL != 0;
@@ -201,10 +123,7 @@ impl Reader {
                 }
                 if records > 0 {
                     // The last bytes of the flow are among what is missing: a hole reaches up to its end.
-                    let offset = header.offset;
-                    let chunk =
-                        Chunk { connection, flow, offset, time, boundary: false, thread: 0, bytes: &[] };
-                    sink(Captured::Chunk { pid: header.pid, moved: 0, chunk });
+                    sink(hole(header.offset));
                 }
                 if bytes > 0 {
                     sink(Captured::Moved { connection, bytes, missed });
@@ -217,48 +136,6 @@ impl Reader {
         // Of a connection that ends it is said before its end.
         if bytes > 0 && header.kind != KIND_CLOSE {
             sink(Captured::Moved { connection, bytes, missed });
-        }
-        Some(())
-    }
-
-    fn keep(&mut self, header: RecordHeader, payload: &[u8]) {
-        let oldest = header.time_ns.saturating_sub(TENTATIVE_NS);
-        self.tentative.retain(|kept| kept.header.time_ns >= oldest);
-        if self.tentative.len() >= TENTATIVE_MAX {
-            self.tentative.pop_front();
-        }
-        self.tentative.push_back(Tentative { header, payload: payload.into() });
-    }
-
-    /// The flow's place in the frames is certain from here on: what came right before it counts as well.
-    fn confirm(
-        &mut self,
-        header: &RecordHeader,
-        flow: Flow,
-        sink: &mut dyn FnMut(Captured<'_>),
-    ) -> Option<()> {
-        let oldest = header.time_ns.saturating_sub(TENTATIVE_NS);
-        let mut confirmed: Vec<Tentative> = Vec::new();
-        self.tentative.retain_mut(|kept| {
-            if kept.is_of(header) {
-                let payload = std::mem::take(&mut kept.payload);
-                confirmed.push(Tentative { header: kept.header, payload });
-                return false;
-            }
-            kept.header.time_ns >= oldest
-        });
-        // Backwards, as far as each ends where the one behind it begins.
-        let mut start = header.offset;
-        let mut first = confirmed.len();
-        while first > 0
-            && confirmed[first - 1].end() == start
-            && confirmed[first - 1].header.time_ns >= oldest
-        {
-            first -= 1;
-            start = confirmed[first].header.offset;
-        }
-        for Tentative { header, payload } in confirmed.drain(first..) {
-            chunks(&header, flow, &payload, sink)?;
         }
         Some(())
     }
@@ -366,6 +243,7 @@ fn endpoints(bytes: &[u8]) -> Option<Endpoints> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tentative::{TENTATIVE_MAX, TENTATIVE_NS};
     use super::*;
 
     fn record(kind: u8, flags: u8, sequence: u32, moved: u32, payload: &[u8]) -> Vec<u8> {

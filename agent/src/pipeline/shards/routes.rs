@@ -59,12 +59,10 @@ impl Routes {
 
     /// Where this belongs. Nowhere, if it is of a connection that no shard has seen, and shows nothing of it.
     pub(super) fn route(&mut self, captured: &Captured<'_>) -> Option<Route> {
-        let (connection, pid) = match *captured {
-            Captured::Open { connection, pid, .. } => (connection, Some(pid)),
-            Captured::Chunk { pid, chunk, .. } => (chunk.connection, Some(pid)),
-            Captured::Close { connection, .. }
-            | Captured::Moved { connection, .. }
-            | Captured::Lost { connection, .. } => (connection, None),
+        let connection = captured.connection();
+        let pid = match *captured {
+            Captured::Open { pid, .. } | Captured::Chunk { pid, .. } => Some(pid),
+            Captured::Close { .. } | Captured::Moved { .. } | Captured::Lost { .. } => None,
         };
         let (shard, is_new) = match self.known(connection) {
             Some(shard) => (shard, false),
