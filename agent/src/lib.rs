@@ -6,6 +6,7 @@
 pub mod capture;
 pub mod rights;
 pub mod identity;
+mod own_process;
 pub mod budget;
 pub mod pipeline;
 pub mod restart;

@@ -48,21 +48,10 @@ impl Node {
     }
 
     fn open(&mut self, time: Timestamp) {
-        let mut local_address = [0; 16];
-        local_address[10..].copy_from_slice(&[0xff, 0xff, 10, 0, 0, 1]);
-        let mut peer_address = local_address;
-        peer_address[15] = 2;
         let endpoints = Endpoints {
-            local_address,
-            peer_address,
-            local_port: 40_000,
-            peer_port: 50_051,
-            family: libc::AF_INET as u16,
-            reserved: 0,
-            network_namespace: 0,
             recognised: agent_common::ring::RECOGNISED_PREFACE,
-            cgroup: 0,
             comm: *b"test\0\0\0\0\0\0\0\0\0\0\0\0",
+            ..made::endpoints(([10, 0, 0, 1], 40_000), ([10, 0, 0, 2], 50_051))
         };
         let pid = std::process::id();
         self.pipeline.handle_captured(Captured::Open {

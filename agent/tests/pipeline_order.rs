@@ -11,15 +11,13 @@ use agent::budget::{Budgets, Controller, Usage};
 use agent::capture::kernel::Captured;
 use agent::identity::Identities;
 use agent::pipeline::{Listener, Pipeline, Subject};
-use agent_common::ring::Endpoints;
 use agent_core::detectors::correlation::Correlated;
 use agent_core::detectors::{Finding, Thresholds, Wasted};
 use agent_core::observation::CallStarted;
 use agent_core::{Chunk, ConnectionId, Flow, Limits, Observation, Timestamp};
-use made::{frame, headers};
+use made::{PREFACE, endpoints, frame, headers};
 
 const MS: u64 = 1_000_000;
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Writes down everything that it is told, and whose it is, where it can be read without asking the pipeline for it.
 struct Told(Rc<RefCell<Vec<String>>>);
@@ -80,18 +78,7 @@ impl Node {
 
     fn open(&mut self, connection: u64, local_port: u16) {
         self.offsets[connection as usize] = [0; 2];
-        let endpoints = Endpoints {
-            local_address: [0; 16],
-            peer_address: [0; 16],
-            local_port,
-            peer_port: 50_051,
-            family: libc::AF_INET as u16,
-            reserved: 0,
-            network_namespace: 0,
-            recognised: 0,
-            cgroup: 0,
-            comm: [0; 16],
-        };
+        let endpoints = endpoints(([0; 4], local_port), ([0; 4], 50_051));
         let (connection, pid) = (ConnectionId(connection), std::process::id());
         self.handle(Captured::Open { connection, time: self.now, pid, thread: 0, endpoints: &endpoints });
     }

@@ -5,7 +5,6 @@
 mod made;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -20,12 +19,11 @@ use agent::pipeline::{Handler, Listener, Pipeline, Shards, Subject};
 use agent_common::ring::Endpoints;
 use agent_core::detectors::Thresholds;
 use agent_core::{Chunk, ConnectionId, Flow, Limits, Observation, Timestamp};
-use made::{frame, headers};
+use made::{PREFACE, endpoints, frame, headers};
 use proptest::prelude::*;
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MS;
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SHOP: [[u8; 4]; 3] = [[10, 0, 0, 1], [10, 0, 0, 2], [10, 0, 0, 3]];
 
 /// Processes that are there, so that they have an identity.
@@ -117,22 +115,9 @@ impl Node {
     fn open(&mut self, pid: u32, is_client: bool, shop: [u8; 4]) -> usize {
         let id = self.connections.len();
         self.connections.push(Connection { pid, is_client, offsets: [0; 2], stream: 1 });
-        let mapped = |address: [u8; 4]| Ipv4Addr::from(address).to_ipv6_mapped().octets();
-        let (shop, other) = ((mapped(shop), 50_051), (mapped([10, 0, 9, 9]), 10_000 + id as u16));
+        let (shop, other) = ((shop, 50_051), ([10, 0, 9, 9], 10_000 + id as u16));
         let (local, peer) = if is_client { (other, shop) } else { (shop, other) };
-        let endpoints = Endpoints {
-            local_address: local.0,
-            peer_address: peer.0,
-            local_port: local.1,
-            peer_port: peer.1,
-            family: libc::AF_INET as u16,
-            reserved: 0,
-            network_namespace: 0,
-            recognised: 0,
-            cgroup: 0,
-            comm: [0; 16],
-        };
-        self.seen.push(Seen::Open(id as u64, self.now, pid, endpoints));
+        self.seen.push(Seen::Open(id as u64, self.now, pid, endpoints(local, peer)));
         self.pass(id, true, &[PREFACE, &frame(4, 0, 0, &[])].concat());
         self.pass(id, false, &frame(4, 0, 0, &[]));
         id

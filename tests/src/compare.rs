@@ -20,7 +20,7 @@
 use std::collections::BTreeMap;
 
 use crate::observed::Call;
-use crate::plan::{CallType, SERVICE};
+use crate::plan::{CODES, CallType, SERVICE};
 use crate::truth::{ClientCall, ServerCall};
 
 /// Clocks of the applications are read in milliseconds by some of them, and the wall clock may be adjusted.
@@ -189,6 +189,21 @@ impl Matching<'_> {
         }
         false
     }
+}
+
+/// Calls that ended with a status that their server sent, by its name.
+#[must_use]
+pub fn sent_statuses(truths: &[Truth]) -> BTreeMap<&'static str, f64> {
+    let mut counts = BTreeMap::new();
+    for truth in truths {
+        let made = &truth.made;
+        if !made.cancelled_by_client && !made.method.ends_with("/Slow") {
+            *counts.entry(CODES[made.code as usize]).or_insert(0.0) += 1.0;
+        }
+    }
+    // A call that its client cancels has this code in one implementation and none in another.
+    counts.remove("CANCELLED");
+    counts
 }
 
 /// The client gave the call up by itself: a deadline or a cancel of the plan, not a status that was sent.

@@ -3,14 +3,13 @@
 //!
 //! Minimum kernel: that of grpcscope (`grpcscope check`).
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 
 use tests::agent::{Kernel, Run, sum};
 use tests::apps::{Client, Implementation, PATIENCE, Pace, Server};
-use tests::compare::{Truth, certainly_sent, join};
-use tests::plan::{self, CODES, SERVICE};
+use tests::compare::{certainly_sent, join, sent_statuses};
+use tests::plan::{self, SERVICE};
 use tests::{provision, workspace};
 
 const TEST: &str = "live_shards";
@@ -63,7 +62,7 @@ fn check(kernel: &Kernel) -> anyhow::Result<()> {
     }
     let series = agent.series("")?;
     // Statuses as their servers sent them.
-    for (code, count) in statuses(&truths) {
+    for (code, count) in sent_statuses(&truths) {
         let status = format!("rpc_response_status_code=\"{code}\"");
         for side in ["client", "server"] {
             let ended = |method| {
@@ -107,18 +106,4 @@ fn wait_for(
         anyhow::ensure!(Instant::now() < deadline, "{what}: {seen}");
         std::thread::sleep(Duration::from_millis(200));
     }
-}
-
-/// Calls that ended with a status that their server sent, by its name.
-fn statuses(truths: &[Truth]) -> BTreeMap<&'static str, f64> {
-    let mut counts = BTreeMap::new();
-    for truth in truths {
-        let made = &truth.made;
-        if !made.cancelled_by_client && !made.method.ends_with("/Slow") {
-            *counts.entry(CODES[made.code as usize]).or_insert(0.0) += 1.0;
-        }
-    }
-    // A call that its client cancels has this code in one implementation and none in another.
-    counts.remove("CANCELLED");
-    counts
 }

@@ -1,14 +1,13 @@
 //! A real Prometheus scrapes the agent: the counts are those of the applications, native histograms arrive, and
 //! every expression of the dashboards returns data.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::Value;
 use tests::agent::{Kernel, Run};
 use tests::apps::{Client, Implementation, Pace, Server};
-use tests::compare::{Truth, certainly_sent, join};
-use tests::plan::{self, CODES, SERVICE};
+use tests::compare::{certainly_sent, join, sent_statuses};
+use tests::plan::{self, SERVICE};
 use tests::prometheus::Prometheus;
 use tests::{provision, workspace};
 
@@ -55,7 +54,7 @@ fn check(kernel: &Kernel) -> anyhow::Result<()> {
         })?;
         prometheus
             .wait_for(&format!("sum(grpcscope_calls_in_flight{{side='{side}',{ours}}})"), |n| n == 0.0)?;
-        for (code, count) in sent_codes(&truths) {
+        for (code, count) in sent_statuses(&truths) {
             let counted = format!(
                 "sum(rpc_{side}_call_duration_seconds_count{{{ours},rpc_response_status_code='{code}',\
                  rpc_method!='{SERVICE}/Slow'}})"
@@ -78,20 +77,6 @@ fn check(kernel: &Kernel) -> anyhow::Result<()> {
     let lost = prometheus.wait_for("sum(grpcscope_kernel_events_lost_total)", |_| true)?;
     anyhow::ensure!(lost == 0.0, "{lost} events were lost");
     Ok(())
-}
-
-/// Calls that ended with a status that their server sent, by its name.
-fn sent_codes(truths: &[Truth]) -> BTreeMap<&'static str, f64> {
-    let mut counts = BTreeMap::new();
-    for truth in truths {
-        let made = &truth.made;
-        if !made.cancelled_by_client && !made.method.ends_with("/Slow") {
-            *counts.entry(CODES[made.code as usize]).or_insert(0.0) += 1.0;
-        }
-    }
-    // A call that its client cancels has this code in one implementation and none in another.
-    counts.remove("CANCELLED");
-    counts
 }
 
 /// Prometheus took the native buckets, and they hold as many calls as the classic ones.

@@ -3,15 +3,14 @@
 use std::fs;
 
 use super::Usage;
+use crate::own_process::page_bytes;
 
 /// Usage now. Memory is what is resident and not shared with a file or the kernel (proc_pid_statm(5): resident less shared), and
 /// `ring_bytes` once, which are mapped twice and are no memory of the process by that count. Other kernel maps are not in it.
 #[must_use]
 pub fn usage(ring_bytes: u64) -> Usage {
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    // SAFETY: sysconf takes any number, and touches no memory of ours.
-    let page_bytes = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
-    let own = own_pages(&statm).map(|pages| pages.saturating_mul(page_bytes));
+    let own = own_pages(&statm).map(|pages| pages.saturating_mul(page_bytes()));
     Usage { cpu_ns: cpu_ns(), memory_bytes: own.map(|own| own.saturating_add(ring_bytes)) }
 }
 

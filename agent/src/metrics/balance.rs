@@ -57,11 +57,11 @@ impl Balance {
             let destination = spread.destination.as_deref();
             let destination =
                 destination.map_or_else(|| UNRESOLVED.to_owned(), |name| printable(name, SERVICE_BYTES_MAX));
-            next.client((workload, destination)).add(spread);
+            next.client((workload, destination)).add(&Clients::of(spread));
         }
         for served in served {
             let workload = Workload::new(&served.owner.workload).service_name().to_owned();
-            next.server(workload).add(served);
+            next.server(workload).add(&Servers::of(served));
         }
         self.lock().insert(shard, next);
     }
@@ -74,10 +74,10 @@ impl Balance {
         for of_one in shards {
             all.refused = all.refused.saturating_add(of_one.refused);
             for (key, clients) in &of_one.clients {
-                all.client(key.clone()).add_all(clients);
+                all.client(key.clone()).add(clients);
             }
             for (key, servers) in &of_one.servers {
-                all.server(key.clone()).add_all(servers);
+                all.server(key.clone()).add(servers);
             }
         }
         all
@@ -103,22 +103,21 @@ impl BalanceSnapshot {
 }
 
 impl Clients {
-    fn add(&mut self, spread: &Spread) {
-        match spread.balanced {
-            Balanced::FewCalls => self.few_calls += 1,
-            Balanced::OneConnection => self.one += 1,
-            Balanced::SeveralConnections => self.several += 1,
+    fn of(spread: &Spread) -> Clients {
+        let is = |balanced| u64::from(spread.balanced == balanced);
+        let ratio = spread.busiest_calls as f64 / spread.calls.max(1) as f64;
+        Clients {
+            one: is(Balanced::OneConnection),
+            several: is(Balanced::SeveralConnections),
+            few_calls: is(Balanced::FewCalls),
+            busiest_ratio: (spread.balanced != Balanced::FewCalls).then_some(ratio),
+            connections: u64::from(spread.connections),
+            oldest_ns: spread.oldest_ns,
+            backends: u64::from(spread.backends),
         }
-        if spread.balanced != Balanced::FewCalls {
-            let ratio = spread.busiest_calls as f64 / spread.calls.max(1) as f64;
-            self.busiest_ratio = Some(self.busiest_ratio.map_or(ratio, |other| other.max(ratio)));
-        }
-        self.connections += u64::from(spread.connections);
-        self.oldest_ns = self.oldest_ns.max(spread.oldest_ns);
-        self.backends = self.backends.max(u64::from(spread.backends));
     }
 
-    fn add_all(&mut self, other: &Clients) {
+    fn add(&mut self, other: &Clients) {
         self.one += other.one;
         self.several += other.several;
         self.few_calls += other.few_calls;
@@ -133,17 +132,16 @@ impl Clients {
 }
 
 impl Servers {
-    fn add(&mut self, served: &Served) {
-        if served.calls > 0 {
-            self.with_calls += 1;
-        } else {
-            self.without_calls += 1;
+    fn of(served: &Served) -> Servers {
+        Servers {
+            with_calls: u64::from(served.calls > 0),
+            without_calls: u64::from(served.calls == 0),
+            calls: served.calls,
+            busiest_calls: served.calls,
         }
-        self.calls = self.calls.saturating_add(served.calls);
-        self.busiest_calls = self.busiest_calls.max(served.calls);
     }
 
-    fn add_all(&mut self, other: &Servers) {
+    fn add(&mut self, other: &Servers) {
         self.with_calls += other.with_calls;
         self.without_calls += other.without_calls;
         self.calls = self.calls.saturating_add(other.calls);

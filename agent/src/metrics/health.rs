@@ -8,8 +8,8 @@ use std::time::Duration;
 use agent_core::Resumed;
 
 use super::open_calls::{Group, OpenCalls, Standing};
-use super::own_process;
 use crate::budget::BudgetState;
+use crate::own_process;
 
 /// Most kinds of anomalies; they are constants of the code, so this only guards against a mistake.
 const ANOMALY_KINDS_MAX: usize = 256;

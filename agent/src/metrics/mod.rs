@@ -13,7 +13,6 @@ mod health;
 mod histogram;
 mod labels;
 mod open_calls;
-mod own_process;
 mod series;
 mod stalls;
 mod store;

@@ -1,6 +1,28 @@
 //! Recordings that tests make themselves: frames, and a connection that carries them.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use agent_common::ring::Endpoints;
+
+/// What a client begins with (RFC 9113 §3.4).
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The ends of a connection as the kernel side tells of them: IPv4 addresses and ports, and nothing else.
+pub(crate) fn endpoints(local: ([u8; 4], u16), peer: ([u8; 4], u16)) -> Endpoints {
+    let mapped = |address: [u8; 4]| std::net::Ipv4Addr::from(address).to_ipv6_mapped().octets();
+    Endpoints {
+        local_address: mapped(local.0),
+        peer_address: mapped(peer.0),
+        local_port: local.1,
+        peer_port: peer.1,
+        family: libc::AF_INET as u16,
+        reserved: 0,
+        network_namespace: 0,
+        recognised: 0,
+        cgroup: 0,
+        comm: [0; 16],
+    }
+}
+
 /// An HTTP/2 frame.
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut out = (payload.len() as u32).to_be_bytes()[1..].to_vec();

@@ -64,10 +64,14 @@ func check(err error) {
 func main() {
 	encoding.RegisterCodec(raw{})
 	if len(os.Args) < 2 {
-		check(fmt.Errorf("say `server`, `client` or `scenario`"))
+		check(fmt.Errorf("say `server`, `client`, `scenario` or `echo`"))
 	}
-	if os.Args[1] == "scenario" {
+	switch os.Args[1] {
+	case "scenario":
 		runScenario(os.Args[2:])
+		return
+	case "echo":
+		runEcho(os.Args[2:])
 		return
 	}
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
@@ -86,6 +90,6 @@ func main() {
 	case "client":
 		client(*unix, *target, *plan, openTruth(*truthPath), *concurrency, *rate, *hold)
 	default:
-		check(fmt.Errorf("say `server`, `client` or `scenario`"))
+		check(fmt.Errorf("say `server`, `client`, `scenario` or `echo`"))
 	}
 }

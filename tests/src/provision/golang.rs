@@ -39,24 +39,14 @@ pub(super) const GRPC_GO: Item = Item {
 pub(super) const APP: Item = Item {
     name: "grpc-go-app",
     purpose: "the test application in Go",
-    recipe: || Ok(format!("go build of sources {:016x}", hash_of_sources("go")?)),
+    recipe: || Ok(format!("go build of sources {:016x}", hash_of_sources()?)),
     witness: "go/app",
-    install: |cache| install_app(cache, "go", "app"),
+    install: |cache| {
+        let root = cache.join("go/root");
+        build(&root, &cache.join("go/app"))?;
+        output(go(&root)?.arg("version")).map(|text| text.trim().to_owned())
+    },
 };
-
-pub(super) const ECHO: Item = Item {
-    name: "grpc-go-echo",
-    purpose: "the echo in Go that `bench overhead` measures",
-    recipe: || Ok(format!("go build of sources {:016x}", hash_of_sources("go_echo")?)),
-    witness: "go/echo",
-    install: |cache| install_app(cache, "go_echo", "echo"),
-};
-
-fn install_app(cache: &Path, sources: &str, name: &str) -> anyhow::Result<String> {
-    let root = cache.join("go/root");
-    build(&root, sources, &cache.join("go").join(name))?;
-    output(go(&root)?.arg("version")).map(|text| text.trim().to_owned())
-}
 
 fn install(cache: &Path) -> anyhow::Result<String> {
     let folder = cache.join("go");
@@ -88,7 +78,7 @@ fn install_from(cache: &Path, suite: &str, target: &Path) -> anyhow::Result<Vec<
     let mut packages = vec![go.as_str(), source.as_str()];
     packages.extend(LIBRARIES);
     let versions = suite.unpack(&packages, target)?;
-    build(target, "go", &target.join("app")).context("build the test application")?;
+    build(target, &target.join("app")).context("build the test application")?;
     Ok(versions)
 }
 
@@ -101,10 +91,9 @@ fn newest_toolchain(packages: &[String]) -> Option<String> {
         .map(|minor| format!("1.{minor}"))
 }
 
-/// Builds an application with the toolchain and the libraries below `root`.
-fn build(root: &Path, sources: &str, target: &Path) -> anyhow::Result<()> {
-    let sources = workspace::apps().join(sources);
-    output(go(root)?.args(["build", "-trimpath", "-o"]).arg(target).current_dir(sources)).map(drop)
+/// Builds the test application with the toolchain and the libraries below `root`.
+fn build(root: &Path, target: &Path) -> anyhow::Result<()> {
+    output(go(root)?.args(["build", "-trimpath", "-o"]).arg(target).current_dir(sources())).map(drop)
 }
 
 fn go(root: &Path) -> anyhow::Result<Command> {
@@ -128,11 +117,14 @@ fn go(root: &Path) -> anyhow::Result<Command> {
     Ok(command)
 }
 
+fn sources() -> PathBuf {
+    workspace::apps().join("go")
+}
+
 /// Changes with the application's sources and with the stamp of the toolchain.
-fn hash_of_sources(folder: &str) -> anyhow::Result<u64> {
-    let folder = workspace::apps().join(folder);
+fn hash_of_sources() -> anyhow::Result<u64> {
     let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
+        std::fs::read_dir(sources())?.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<_>>()?;
     paths.sort();
     paths.push(super::stamp_path(&workspace::cache(), GRPC_GO.name));
     let mut hasher = DefaultHasher::new();

@@ -32,14 +32,13 @@ pub struct Item {
 }
 
 /// All items, each after those that it needs.
-pub const ITEMS: [Item; 8] = [
+pub const ITEMS: [Item; 7] = [
     python::GRPCIO,
     python::PLAIN_HTTP2,
     python::ENVOY,
     node::GRPC_JS,
     golang::GRPC_GO,
     golang::APP,
-    golang::ECHO,
     prometheus::PROMETHEUS,
 ];
 

@@ -60,7 +60,7 @@ fn provision() -> Result<()> {
     cmd("cargo")
         .env("GRPCSCOPE_CACHE", repo::cache())
         .args(["run", "--quiet", "--release", "--package", "tests", "--bin", "provision", "--"])
-        .args(["grpcio", "grpc-go", "grpc-go-echo"])
+        .args(["grpcio", "grpc-go", "grpc-go-app"])
         .dir(repo::root())
         .run()
 }

@@ -104,9 +104,9 @@ impl Workload {
                 command
             }
             Workload::GrpcGoEcho => {
-                require("grpc-go-echo")?;
-                let mut command = Command::new(workspace::cache().join("go/echo"));
-                command.arg(role);
+                require("grpc-go-app")?;
+                let mut command = Command::new(workspace::cache().join("go/app"));
+                command.args(["echo", role]);
                 command
             }
         };

@@ -1,6 +1,6 @@
 //! The applications that are watched: a server, and a client that makes calls when it is told to.
 //!
-//! Those in other languages (`tests/apps/python/echo.py`, `tests/apps/go_echo`) speak the same: a server says
+//! Those in other languages (`tests/apps/python/echo.py`, `tests/apps/go/echo.go`) speak the same: a server says
 //! `{"ready":true,"port":N}` and serves until its standard input is closed. A client takes lines `SECONDS RATE`, opens its
 //! connections anew for each, makes calls for [`WARM_UP`], says `{"begin":true}`, goes on for so long and says
 //! [`Said`]. Rate 0 is a closed loop: each call begins when the one before it has ended. With a rate a call begins at its

@@ -135,6 +135,14 @@ async fn calls(
         }
         Ok(times)
     };
+    measured(round, time).await
+}
+
+/// Calls that do not count, and then, for `time`, those that do.
+async fn measured(
+    mut round: impl AsyncFnMut(Duration) -> Result<Vec<Duration>>,
+    time: Duration,
+) -> Result<Made> {
     let warm_up = round(WARM_UP).await?.len() as u64;
     super::say_begin()?;
     let begin = Instant::now();
@@ -177,7 +185,7 @@ async fn streams(channels: &[Channel], shape: Shape, time: Duration) -> Result<M
         let answer = caller.server_streaming(request, PathAndQuery::from_static(STREAM), Raw).await?;
         open.push(Some(answer.into_inner()));
     }
-    let mut round = async |time: Duration| -> Result<Vec<Duration>> {
+    let round = async |time: Duration| -> Result<Vec<Duration>> {
         let until = Instant::now() + time;
         let readers: Vec<_> = open
             .iter_mut()
@@ -192,11 +200,7 @@ async fn streams(channels: &[Channel], shape: Shape, time: Duration) -> Result<M
         }
         Ok(times)
     };
-    let warm_up = round(WARM_UP).await?.len() as u64;
-    super::say_begin()?;
-    let begin = Instant::now();
-    let times = round(time).await?;
-    Ok(Made { times, warm_up, took: begin.elapsed() })
+    measured(round, time).await
 }
 
 type Read = (Streaming<Vec<u8>>, Vec<Duration>);

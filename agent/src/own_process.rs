@@ -4,25 +4,29 @@ use std::fs;
 
 /// Memory, CPU and files of this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Usage {
-    pub(super) resident_bytes: Option<u64>,
-    pub(super) cpu_seconds: Option<f64>,
-    pub(super) open_fds: Option<u64>,
-    pub(super) start_seconds: Option<f64>,
+pub(crate) struct Usage {
+    pub(crate) resident_bytes: Option<u64>,
+    pub(crate) cpu_seconds: Option<f64>,
+    pub(crate) open_fds: Option<u64>,
+    pub(crate) start_seconds: Option<f64>,
 }
 
 /// Usage now.
-pub(super) fn usage() -> Usage {
+pub(crate) fn usage() -> Usage {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let kernel = fs::read_to_string("/proc/stat").unwrap_or_default();
     let ticks_per_second = sysconf(libc::_SC_CLK_TCK).unwrap_or(100) as f64;
-    let page_bytes = sysconf(libc::_SC_PAGESIZE).unwrap_or(4096);
-    Usage { open_fds: open_fds(), ..parse(&stat, &kernel, ticks_per_second, page_bytes) }
+    Usage { open_fds: open_fds(), ..parse(&stat, &kernel, ticks_per_second, page_bytes()) }
 }
 
 fn open_fds() -> Option<u64> {
     // One of them is the directory that is being read.
     fs::read_dir("/proc/self/fd").ok().map(|entries| (entries.count() as u64).saturating_sub(1))
+}
+
+/// Bytes of a page of memory.
+pub(crate) fn page_bytes() -> u64 {
+    sysconf(libc::_SC_PAGESIZE).unwrap_or(4096)
 }
 
 fn sysconf(name: libc::c_int) -> Option<u64> {

@@ -1,11 +1,10 @@
-// An echo with grpc-go for `cargo xtask bench overhead`, which does nothing besides: see tests/src/bin/overhead/load.
+// `app echo serve|call`: an echo for `cargo xtask bench overhead`, which does nothing besides: see tests/src/bin/overhead/load.
 package main
 
 import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -18,40 +17,16 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/encoding"
 )
 
 const (
-	method = "/bench.Echo/Unary"
-	warmUp = 250 * time.Millisecond
+	echoMethod = "/bench.Echo/Unary"
+	echoWarmUp = 250 * time.Millisecond
 )
 
-var message = bytes.Repeat([]byte("x"), 64)
+var echoMessage = bytes.Repeat([]byte("x"), 64)
 
-// raw passes message bytes through; registered under the name of the default codec.
-type raw struct{}
-
-func (raw) Marshal(v any) ([]byte, error) { return *(v.(*[]byte)), nil }
-func (raw) Unmarshal(data []byte, v any) error {
-	*(v.(*[]byte)) = append([]byte(nil), data...)
-	return nil
-}
-func (raw) Name() string { return "proto" }
-
-func say(record any) {
-	line, err := json.Marshal(record)
-	check(err)
-	fmt.Println(string(line))
-}
-
-func check(err error) {
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
-
-func echo(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+func echoHandler(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
 	var request []byte
 	if err := decode(&request); err != nil {
 		return nil, err
@@ -59,12 +34,12 @@ func echo(_ any, _ context.Context, decode func(any) error, _ grpc.UnaryServerIn
 	return &request, nil
 }
 
-func serve() {
+func echoServe() {
 	server := grpc.NewServer()
 	server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "bench.Echo",
 		HandlerType: (*any)(nil),
-		Methods:     []grpc.MethodDesc{{MethodName: "Unary", Handler: echo}},
+		Methods:     []grpc.MethodDesc{{MethodName: "Unary", Handler: echoHandler}},
 	}, nil)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	check(err)
@@ -76,8 +51,8 @@ func serve() {
 	check(server.Serve(listener))
 }
 
-// caller makes calls until the time is over and returns how long each took.
-func caller(conn *grpc.ClientConn, begin time.Time, length, interval time.Duration, place, places int) []time.Duration {
+// echoCaller makes calls until the time is over and returns how long each took.
+func echoCaller(conn *grpc.ClientConn, begin time.Time, length, interval time.Duration, place, places int) []time.Duration {
 	until, turn := begin.Add(length), begin.Add(interval*time.Duration(place)/time.Duration(places))
 	var times []time.Duration
 	for {
@@ -97,15 +72,15 @@ func caller(conn *grpc.ClientConn, begin time.Time, length, interval time.Durati
 			return times
 		}
 		var reply []byte
-		check(conn.Invoke(context.Background(), method, &message, &reply))
+		check(conn.Invoke(context.Background(), echoMethod, &echoMessage, &reply))
 		times = append(times, time.Since(start))
-		if !bytes.Equal(reply, message) {
+		if !bytes.Equal(reply, echoMessage) {
 			check(fmt.Errorf("the answer is another than was sent"))
 		}
 	}
 }
 
-func calls(conns []*grpc.ClientConn, concurrency int, length, interval time.Duration) ([]time.Duration, time.Duration) {
+func echoCalls(conns []*grpc.ClientConn, concurrency int, length, interval time.Duration) ([]time.Duration, time.Duration) {
 	begin := time.Now()
 	every := make([][]time.Duration, concurrency)
 	var callers sync.WaitGroup
@@ -113,7 +88,7 @@ func calls(conns []*grpc.ClientConn, concurrency int, length, interval time.Dura
 		callers.Add(1)
 		go func() {
 			defer callers.Done()
-			every[place] = caller(conns[place%len(conns)], begin, length, interval, place, concurrency)
+			every[place] = echoCaller(conns[place%len(conns)], begin, length, interval, place, concurrency)
 		}()
 	}
 	callers.Wait()
@@ -126,7 +101,7 @@ func calls(conns []*grpc.ClientConn, concurrency int, length, interval time.Dura
 	return all, took
 }
 
-func open(target string) *grpc.ClientConn {
+func echoConn(target string) *grpc.ClientConn {
 	conn, err := grpc.NewClient("passthrough:///"+target, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
 	check(err)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -139,7 +114,7 @@ func open(target string) *grpc.ClientConn {
 	return conn
 }
 
-func call(target string, connections, concurrency int) {
+func echoCall(target string, connections, concurrency int) {
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
 		var seconds, rate float64
@@ -151,11 +126,11 @@ func call(target string, connections, concurrency int) {
 		}
 		var conns []*grpc.ClientConn
 		for range connections {
-			conns = append(conns, open(target))
+			conns = append(conns, echoConn(target))
 		}
-		before, _ := calls(conns, concurrency, warmUp, interval)
+		before, _ := echoCalls(conns, concurrency, echoWarmUp, interval)
 		say(map[string]any{"begin": true})
-		times, took := calls(conns, concurrency, time.Duration(seconds*1e9), interval)
+		times, took := echoCalls(conns, concurrency, time.Duration(seconds*1e9), interval)
 		for _, conn := range conns {
 			_ = conn.Close()
 		}
@@ -170,22 +145,21 @@ func call(target string, connections, concurrency int) {
 	}
 }
 
-func main() {
-	encoding.RegisterCodec(raw{})
-	if len(os.Args) < 2 {
-		check(fmt.Errorf("say `serve` or `call`"))
+func runEcho(arguments []string) {
+	if len(arguments) == 0 {
+		check(fmt.Errorf("say `echo serve` or `echo call`"))
 	}
-	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
+	flags := flag.NewFlagSet(arguments[0], flag.ExitOnError)
 	target := flags.String("target", "", "host:port of the server")
 	connections := flags.Int("connections", 1, "connections to the server")
 	concurrency := flags.Int("concurrency", 1, "calls at once")
-	check(flags.Parse(os.Args[2:]))
-	switch os.Args[1] {
+	check(flags.Parse(arguments[1:]))
+	switch arguments[0] {
 	case "serve":
-		serve()
+		echoServe()
 	case "call":
-		call(*target, *connections, *concurrency)
+		echoCall(*target, *connections, *concurrency)
 	default:
-		check(fmt.Errorf("say `serve` or `call`"))
+		check(fmt.Errorf("say `echo serve` or `echo call`"))
 	}
 }
