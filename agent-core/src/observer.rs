@@ -9,7 +9,7 @@ use crate::bytes;
 use crate::connection::{Connection, Finish, Resumed, SavedConnection};
 use crate::grpc::trace_context::TraceHasher;
 use crate::header_block::Known;
-use crate::input::{Chunk, ConnectionId, Timestamp};
+use crate::input::{Chunk, ConnectionId, Flow, Timestamp};
 use crate::limits::Limits;
 use crate::names::Names;
 use crate::observation::{Anomaly, AtStreamLimit, Observation, OpenCall, Stall};
@@ -165,11 +165,19 @@ impl Observer {
         }
     }
 
+    /// What a flow carried last may not have been seen, and nothing that follows would show it: to be said before
+    /// [`Observer::handle_end`].
+    pub fn handle_unseen_end(&mut self, connection: ConnectionId, flow: Flow) {
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.handle_unseen_end(flow);
+        }
+    }
+
     /// Both ends are closed: once what is on its way has arrived, the connection is forgotten.
     pub fn handle_end(&mut self, connection: ConnectionId, time: Timestamp) {
         self.saved.remove(&connection);
         if let Some(state) = self.connections.get_mut(&connection) {
-            state.handle_close(time);
+            state.handle_end(time);
             let due = time.plus(self.shared.limits.ending_ns);
             self.shared.set_timer(due, Timer::End(connection));
         }

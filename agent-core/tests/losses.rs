@@ -2,7 +2,7 @@
 
 mod support;
 
-use agent_core::observation::{Messages, Outcome, StatusSource, Timeout};
+use agent_core::observation::{Messages, Observation, Outcome, StatusSource, Timeout};
 use agent_core::{Chunk, ConnectionId, Limits};
 use support::{
     CLIENT, END_HEADERS, END_STREAM, PREFACE, SERVER, Scenario, data, frame, goaway, headers, message,
@@ -100,6 +100,94 @@ fn s4_the_end_of_a_connection_behind_a_lost_answer_says_nothing() {
         let call = scenario.only_call();
         assert_eq!((call.outcome, call.status, call.ended), (Outcome::Unknown, None, None));
     }
+}
+
+/// Every run of the kernel program that sees what is sent was skipped, from the first byte to a reset: answered calls were said to be
+/// aborted by the end of their connection.
+#[test]
+fn s4_calls_whose_answers_nobody_saw_are_not_aborted() {
+    let mut scenario = Scenario::new();
+    scenario.send(CLIENT, PREFACE).send(CLIENT, &settings());
+    for stream in [1, 3] {
+        scenario.send(CLIENT, &request(stream, METHOD)).send(CLIENT, &data(stream, END_STREAM, &message(5)));
+    }
+    let calls = scenario.close().calls();
+    assert_eq!(calls.len(), 2);
+    for call in calls {
+        assert_eq!((call.outcome, call.status, call.ended), (Outcome::Unknown, None, None));
+        assert_eq!((call.response.exact, call.request.exact), (false, true));
+    }
+}
+
+/// The same from somewhere in the middle, where the place in the frames was lost and not found again before the call began.
+#[test]
+fn s4_a_call_that_begins_behind_the_lost_place_of_its_answers_is_not_aborted() {
+    let mut scenario = Scenario::connected();
+    scenario.lose(SERVER, 60).send(SERVER, &[]);
+    scenario.wait(10).send(CLIENT, &request(1, METHOD)).send(CLIENT, &data(1, END_STREAM, &message(5)));
+    let call = scenario.close().only_call();
+    assert_eq!((call.outcome, call.ended, call.response.exact), (Outcome::Unknown, None, false));
+}
+
+/// The answer was in the last bytes before a reset, which were in a skipped run or had not been read: nothing behind them showed
+/// that.
+#[test]
+fn s4_a_call_whose_answer_may_be_in_the_unseen_end_of_a_flow_is_not_aborted() {
+    let unseen_end = |flow| {
+        let mut scenario = asked();
+        scenario.observer.handle_unseen_end(ConnectionId(1), flow);
+        scenario.close().only_call()
+    };
+    let call = unseen_end(SERVER);
+    assert_eq!((call.outcome, call.ended, call.response.exact), (Outcome::Unknown, None, false));
+    // A request that the reset came into has no answer.
+    assert_eq!(unseen_end(CLIENT).outcome, Outcome::Aborted);
+}
+
+/// The observation ended after the client had closed its end, and before the answer that was under way: a call that was answered
+/// was reported as aborted.
+#[test]
+fn s4_the_end_of_one_end_says_nothing_where_the_observation_ends_before_the_other() {
+    let mut scenario = asked();
+    scenario.observer.handle_close(ConnectionId(1), scenario.now);
+    assert_eq!(scenario.finish().only_call().outcome, Outcome::Unknown);
+
+    let mut scenario = asked();
+    scenario.observer.handle_end(ConnectionId(1), scenario.now);
+    assert_eq!(scenario.finish().only_call().outcome, Outcome::Aborted, "both were closed");
+}
+
+/// The acknowledgement was in a flow that was not seen, and the PING was said to have had no answer.
+#[test]
+fn l4_a_ping_whose_answer_nobody_saw_is_not_unanswered() {
+    for ms in [15_000, 25_000] {
+        let mut scenario = Scenario::new();
+        scenario.send(CLIENT, PREFACE).send(CLIENT, &settings()).send(CLIENT, &ping());
+        scenario.wait(ms).close();
+        let unanswered = |fact: &Observation| matches!(fact, Observation::PingUnanswered(_));
+        assert!(!scenario.seen.iter().any(unanswered), "after {ms} ms");
+    }
+}
+
+/// The server's WINDOW_UPDATEs and the end of its answer were in a flow that was not seen: the client was said to wait for credit,
+/// on a stream that was open.
+#[test]
+fn w7_nobody_waits_for_credit_or_an_answer_that_nobody_saw() {
+    let mut scenario = Scenario::new();
+    scenario.send(CLIENT, PREFACE).send(CLIENT, &settings()).send(CLIENT, &request(1, METHOD));
+    let whole = message(100_000);
+    for payload in whole[..65_535].chunks(16_384) {
+        scenario.send(CLIENT, &data(1, 0, payload));
+    }
+    let mut stalls = 0;
+    scenario.wait(60_000).observer.visit_open_stalls(|_| stalls += 1);
+    assert_eq!(stalls, 0);
+    assert!(!scenario.observer.is_call_open(ConnectionId(1), 1));
+    let mut open = Vec::new();
+    scenario.observer.visit_open_calls(|call| open.push(call.uncertain));
+    assert_eq!(open, [true]);
+    scenario.close();
+    assert!(!scenario.seen.iter().any(|fact| matches!(fact, Observation::Stalled(_))));
 }
 
 /// One that was joined in the client's flow first was said to be aborted, without a response.

@@ -3,7 +3,7 @@
 mod world;
 
 use agent_core::detectors::Verdict;
-use agent_core::observation::{GoawayReason, Sync};
+use agent_core::observation::{GoawayReason, Outcome, Sync};
 use world::{B1, Opened, STORM, World, client};
 
 /// Connects, is closed after 10 ms without an answer, and connects again after `wait_ms`.
@@ -77,6 +77,20 @@ fn connections_that_stay_worked_or_were_recycled_make_none() {
         world.end_as(id, false);
         // Was joined late, so that nobody knows when it began.
         let id = world.open(Opened { sync: Sync::Late, ..client(1, B1) });
+        world.end(id);
+        world.wait_ms(100);
+    }
+    assert_eq!(world.said(), []);
+}
+
+/// The answers were in a flow that was not seen: short connections that worked were taken for attempts that failed.
+#[test]
+fn connections_on_which_something_may_have_been_answered_make_none() {
+    let mut world = World::new();
+    for _ in 0..100 {
+        let id = world.open(client(1, B1));
+        world.calls(id, 1);
+        world.end_call(id, Outcome::Unknown);
         world.end(id);
         world.wait_ms(100);
     }

@@ -1,7 +1,8 @@
 //! The end of a connection: what is open then, and what is reported of all of it.
 
 use super::Connection;
-use crate::input::Timestamp;
+use super::flow::index;
+use crate::input::{Chunk, Flow, Timestamp};
 use crate::observation::{ConnectionSummary, Observation};
 use crate::observer::Shared;
 
@@ -22,6 +23,34 @@ impl Connection {
         self.closing = Some(self.closing.map_or(time, |earlier| earlier.min(time)));
     }
 
+    /// Both of its ends were closed: nothing follows but what is on its way.
+    pub(crate) fn handle_end(&mut self, time: Timestamp) {
+        self.handle_close(time);
+        self.both_closed = true;
+    }
+
+    /// What this flow carried last may not have been seen.
+    pub(crate) fn handle_unseen_end(&mut self, flow: Flow) {
+        self.flows[index(flow)].end_unseen = true;
+    }
+
+    /// What the server has sent was seen, as far as anything tells: what it has not ended is open.
+    pub(super) fn are_answers_seen(&self) -> bool {
+        self.client_flow.is_none_or(|client| self.flows[index(client.opposite())].is_seen_to_its_end())
+    }
+
+    /// The end of a connection ends the streams that its server has not ended. Which these are is known only where the
+    /// server's flow was seen to its end: what was not seen of it may have ended any of them, and answered PINGs.
+    fn doubt_unseen_answers(&mut self, time: Timestamp, shared: &mut Shared) {
+        let Some(flow) = self.client_flow.map(Flow::opposite).filter(|_| !self.are_answers_seen()) else {
+            return;
+        };
+        let offset = self.flows[index(flow)].next_offset.unwrap_or_default();
+        let nothing =
+            Chunk { connection: self.id, flow, offset, time, boundary: false, thread: 0, bytes: &[] };
+        self.handle_unread(&nothing, shared);
+    }
+
     /// Reports everything that is left.
     pub(crate) fn finish(&mut self, time: Timestamp, how: Finish, shared: &mut Shared) {
         let closed = self.closing;
@@ -31,6 +60,13 @@ impl Connection {
             Finish::EndOfObservation => closed,
             Finish::Evicted => None,
         };
+        if how == Finish::EndOfObservation && !self.both_closed {
+            // One end may go on.
+            self.flows.iter_mut().for_each(|flow| flow.end_unseen = true);
+        }
+        if let Some(ended) = ended {
+            self.doubt_unseen_answers(ended, shared);
+        }
         self.finish_stalls(ended.or(closed), time, shared);
         if let Some(ended) = ended {
             self.finish_pings(ended, shared);

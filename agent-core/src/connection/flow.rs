@@ -24,6 +24,8 @@ pub(super) struct FlowState {
     pub(super) unread_at: Option<Timestamp>,
     /// The first chunk was not the flow's first bytes.
     pub(super) joined_late: bool,
+    /// What it carried last may not have been seen, and nothing follows that would show it.
+    pub(super) end_unseen: bool,
     /// A header block that is being collected (RFC 9113 §4.3).
     pub(super) block: Option<Box<PartialBlock>>,
     pub(super) reader: FrameReader,
@@ -80,6 +82,7 @@ impl FlowState {
             next_offset: None,
             unread_at: None,
             joined_late: false,
+            end_unseen: false,
             block: None,
             table_size: Some(DEFAULT_TABLE_SIZE),
             table_sizes: VecDeque::new(),
@@ -134,6 +137,11 @@ impl FlowState {
         } else {
             Sync::Late
         }
+    }
+
+    /// All that it carried up to here was seen, as far as anything tells.
+    pub(super) fn is_seen_to_its_end(&self) -> bool {
+        self.next_offset.is_some() && !self.reader.is_lost() && !self.end_unseen
     }
 
     pub(super) fn summary(&self, send_window: Option<i64>) -> FlowSummary {

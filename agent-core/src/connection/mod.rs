@@ -107,6 +107,8 @@ pub(crate) struct Connection {
     opened: Timestamp,
     /// When it was first said to be closing.
     closing: Option<Timestamp>,
+    /// Both ends were closed.
+    both_closed: bool,
     /// What an observer before this one knew, until its flows are seen.
     saved: Option<Box<SavedConnection>>,
 }
@@ -139,6 +141,7 @@ impl Connection {
             opened: time,
             last_seen: time,
             closing: None,
+            both_closed: false,
             saved: None,
             reported: None,
             remembered_changed: true,
@@ -249,7 +252,12 @@ impl Connection {
     /// gRPC calls whose streams are open, in the order of their ids.
     pub(crate) fn visit_open_calls(&self, visit: &mut impl FnMut(&OpenCall)) {
         let half_closed = self.afterwards.iter().flat_map(|afterwards| afterwards.half_closed());
-        let open = self.streams.iter().filter_map(|(id, stream)| stream.open(self.id, *id));
+        let is_doubtful = !self.are_answers_seen();
+        let open = self.streams.iter().filter_map(|(id, stream)| {
+            let mut call = stream.open(self.id, *id)?;
+            call.uncertain |= is_doubtful;
+            Some(call)
+        });
         let mut calls: Vec<Cow<'_, OpenCall>> =
             half_closed.map(Cow::Borrowed).chain(open.map(Cow::Owned)).collect();
         calls.sort_unstable_by_key(|call| call.stream);
@@ -259,7 +267,7 @@ impl Connection {
     /// A call is open for certain.
     pub(crate) fn is_call_open(&self, stream: u32) -> bool {
         let is_open = |stream: &Stream| !stream.is_ending() && !stream.uncertain;
-        self.closing.is_none() && self.streams.get(&stream).is_some_and(is_open)
+        self.closing.is_none() && self.are_answers_seen() && self.streams.get(&stream).is_some_and(is_open)
     }
 
     /// There are streams to visit.

@@ -157,7 +157,9 @@ impl Connection {
 
     fn give_pings_up(&mut self, now: Timestamp, age_ns: u64, shared: &mut Shared) {
         for flow in [Flow::Sent, Flow::Received] {
-            for sent in self.pings.senders[index(flow)].give_up(now, age_ns) {
+            // Where the other flow is not seen, its answers are not.
+            let is_certain = self.flows[index(flow.opposite())].is_seen_to_its_end();
+            for sent in self.pings.senders[index(flow)].give_up(now, age_ns).filter(|_| is_certain) {
                 shared.observations.push_back(Observation::PingUnanswered(PingUnanswered {
                     connection: self.id,
                     flow,

@@ -136,6 +136,9 @@ impl Connection {
         if header.length == 0 {
             return; // It may be sent whatever the windows are (RFC 9113 §6.9.1).
         }
+        if !self.flows[index(chunk.flow.opposite())].is_seen_to_its_end() {
+            return; // Where the other flow is not seen, its WINDOW_UPDATEs are not.
+        }
         let ends = header.has(frame::END_STREAM);
         let inside = !ends
             && self.peer(chunk.flow).is_some_and(|peer| {

@@ -42,7 +42,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::input::{ConnectionId, Timestamp};
-use crate::observation::{Call, CallStarted, EndedBy, Observation, OpenCall, Side, Sync};
+use crate::observation::{Call, CallStarted, EndedBy, Observation, OpenCall, Outcome, Side, Sync};
 use crate::observer::Observer;
 
 pub use balance::{Balanced, Facts, Served, Spread};
@@ -297,8 +297,9 @@ impl Detectors {
                 self.hops.handle_call_started(thresholds, connection, call, out);
             }
             Observation::CallEnded(call) => {
-                // Something was answered on it, if the server has ended the call.
-                connection.answered |= call.ended_by == Some(EndedBy::Server);
+                // Something was answered on it, if the server has ended the call, or may have.
+                connection.answered |=
+                    call.ended_by == Some(EndedBy::Server) || call.outcome == Outcome::Unknown;
                 deadlines::handle_call_ended(&thresholds.deadlines, connection, call, out);
                 stream_limit::handle_call_ended(connection, call, out);
                 self.retries.handle_call_ended(connection, call);

@@ -21,7 +21,7 @@ pub(crate) struct Watched {
     pub(super) correlation: correlation::OfConnection,
     pub(super) side: Option<Side>,
     pub(super) sync: Sync,
-    /// Something was answered on it.
+    /// Something was answered on it, or may have been.
     pub(super) answered: bool,
     // The second line ends with the counter that `load` begins with.
     pub(super) retry_storm: retry_storm::OfConnection,

@@ -203,6 +203,12 @@ impl World {
     }
 
     pub(crate) fn answer(&mut self, id: u64) {
+        self.end_call(id, Outcome::Ok);
+    }
+
+    /// A call ended in this way.
+    pub(crate) fn end_call(&mut self, id: u64, outcome: Outcome) {
+        let is_answered = outcome == Outcome::Ok;
         self.see(Observation::CallEnded(Box::new(Call {
             connection: ConnectionId(id),
             stream: 1,
@@ -214,11 +220,11 @@ impl World {
             started: Some(self.now),
             first_seen: self.now,
             first_response: None,
-            ended: Some(self.now),
-            outcome: Outcome::Ok,
-            status: Some(0),
-            status_source: StatusSource::Trailer,
-            ended_by: Some(EndedBy::Server),
+            ended: is_answered.then_some(self.now),
+            outcome,
+            status: is_answered.then_some(0),
+            status_source: if is_answered { StatusSource::Trailer } else { StatusSource::Unknown },
+            ended_by: is_answered.then_some(EndedBy::Server),
             rst_code: None,
             http_status: None,
             request: Messages::default(),
