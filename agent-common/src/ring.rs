@@ -39,6 +39,11 @@ pub const FLAG_MORE: u8 = 4;
 /// goes on exactly where its call ended. It does not take a number, and may come before [`KIND_OPEN`].
 pub const FLAG_TENTATIVE: u8 = 8;
 
+/// Of [`KIND_CLOSE`]: what the flow carried last may not have been seen. Bytes of it were guessed at, or TCP has counted more than
+/// was seen when the connection was reset: calls that were missed, a call that the process was inside of and that is not followed
+/// any more, or what it had not read.
+pub const FLAG_UNSEEN_END: u8 = 16;
+
 /// What every record begins with.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,8 @@ use core::ffi::c_void;
 
 use agent_common::flow::{Connection, PHASE_START};
 use agent_common::ring::{
-    FLAG_FINAL, FLAG_RESET, FLOW_RECEIVED, FLOW_SENT, KIND_CLOSE, RECOGNISED_CHAIN, RecordHeader,
+    FLAG_FINAL, FLAG_RESET, FLAG_UNSEEN_END, FLOW_RECEIVED, FLOW_SENT, KIND_CLOSE, RECOGNISED_CHAIN,
+    RecordHeader,
 };
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 
@@ -32,9 +33,7 @@ pub unsafe fn nothing_read(sk: Sock) {
             close(connection, u32::from(FLOW_RECEIVED), 0);
             if get!(connection.final_pending) != 0 {
                 set!(connection.final_pending = 0);
-                tell_rest(sk, connection, u32::from(FLOW_SENT));
-                tell_rest(sk, connection, u32::from(FLOW_RECEIVED));
-                close(connection, u32::from(FLOW_SENT), FLAG_FINAL);
+                close_both(sk, connection, FLAG_FINAL);
                 if config!(HAVE_SK_STORAGE) == 0 {
                     maps::forget(sk.at, true);
                 }
@@ -59,12 +58,7 @@ pub unsafe fn closed(sk: Sock, connection: *mut Connection, orderly: bool) {
             }
             set!(connection.final_pending = 0);
         }
-        // A reset may come while the process is inside of a call, which TCP has counted and which is seen when it returns.
-        if orderly {
-            tell_rest(sk, connection, u32::from(FLOW_SENT));
-            tell_rest(sk, connection, u32::from(FLOW_RECEIVED));
-        }
-        close(connection, u32::from(FLOW_SENT), flags);
+        close_both(sk, connection, flags);
         if config!(HAVE_SK_STORAGE) == 0 {
             // The next socket may get the same address; storage goes with its socket.
             maps::forget(sk.at, true);
@@ -79,41 +73,76 @@ pub unsafe fn closed(sk: Sock, connection: *mut Connection, orderly: bool) {
     }
 }
 
-/// The socket is closed: tells user space of bytes at the end of a flow that TCP has counted and no program has seen, which
-/// otherwise the next call would show.
+/// The socket is closed: tells user space so, and what was not seen at the end of its flows.
 #[inline(always)]
-unsafe fn tell_rest(sk: Sock, connection: *mut Connection, flow: u32) {
+unsafe fn close_both(sk: Sock, connection: *mut Connection, flags: u8) {
     // SAFETY: as `call::prepare`.
     unsafe {
-        let tcp = socket::tcp(sk);
-        if tcp.at == 0 || get!(connection.sequenced) == 0 {
-            return;
+        let sent = tell_rest(sk, connection, u32::from(FLOW_SENT), flags);
+        let received = tell_rest(sk, connection, u32::from(FLOW_RECEIVED), flags);
+        if received != 0 {
+            close(connection, u32::from(FLOW_RECEIVED), received);
         }
-        let of = flow_of(connection, flow);
-        let end = if u32::from(get!(of.phase)) == PHASE_START {
-            // Not one call of it was seen: of a connection that is older than we are that means nothing.
-            if get!(connection.recognised) == RECOGNISED_CHAIN {
-                return;
-            }
-            socket::stream_end(sk, tcp, flow) as u32
-        } else {
-            socket::sequence_end(sk, tcp, flow).wrapping_sub(get!(of.zero))
-        };
-        let missed = end.wrapping_sub(get!(of.next) as u32);
-        // What is sent is counted with SYN and FIN, whichever there was; nine bytes of a frame header are more.
-        if missed > 2 && missed >> 31 == 0 {
-            tell_gap(connection, flow, get!(of.next), u64::from(missed - 1));
-        }
+        close(connection, u32::from(FLOW_SENT), flags | sent);
     }
 }
 
-/// Tells user space that a flow ended, once; or, with [`FLAG_FINAL`], that the socket is closed.
+/// The socket is closed: tells user space of bytes at the end of a flow that TCP has counted and no program has seen, which
+/// otherwise the next call would show. Returns [`FLAG_UNSEEN_END`] if they, or others, are in doubt, and zero if not.
+#[inline(always)]
+unsafe fn tell_rest(sk: Sock, connection: *mut Connection, flow: u32, flags: u8) -> u8 {
+    // SAFETY: as `call::prepare`.
+    unsafe {
+        let of = flow_of(connection, flow);
+        let mut doubt = 0;
+        if get!(of.tentative) != 0 {
+            // No certain record follows that would make the last ones count.
+            doubt = FLAG_UNSEEN_END;
+        }
+        let tcp = socket::tcp(sk);
+        if tcp.at == 0 || get!(connection.sequenced) == 0 {
+            return doubt;
+        }
+        let is_reset = flags & FLAG_RESET != 0;
+        let has_begun = u32::from(get!(of.phase)) != PHASE_START;
+        // Not one call of it was seen: of a connection that is older than we are that means nothing.
+        if !has_begun && get!(connection.recognised) == RECOGNISED_CHAIN {
+            return doubt;
+        }
+        let end = if is_reset && flow == u32::from(FLOW_RECEIVED) {
+            // What had arrived can be read after a reset, and that is not followed.
+            if has_begun {
+                socket::arrived(tcp).wrapping_sub(get!(of.zero))
+            } else {
+                socket::received(tcp) as u32
+            }
+        } else if has_begun {
+            socket::sequence_end(sk, tcp, flow).wrapping_sub(get!(of.zero))
+        } else {
+            socket::stream_end(sk, tcp, flow) as u32
+        };
+        let missed = end.wrapping_sub(get!(of.next) as u32);
+        // What is sent is counted with SYN and FIN, whichever there was; nine bytes of a frame header are more.
+        if missed <= 2 || missed >> 31 != 0 {
+            return doubt;
+        }
+        if is_reset {
+            // It may have come while the process is inside of a call, so that nothing was missed. It only says that bytes are in
+            // doubt.
+            return FLAG_UNSEEN_END;
+        }
+        tell_gap(connection, flow, get!(of.next), u64::from(missed - 1));
+        doubt
+    }
+}
+
+/// Tells user space that a flow ended, once; or, with flags, what more there is to say of its end.
 #[inline(always)]
 pub unsafe fn close(connection: *mut Connection, flow: u32, flags: u8) {
     // SAFETY: as `call::prepare`.
     unsafe {
         let ended = (&raw mut (*connection).ended).cast::<u8>().add(flow as usize);
-        if get!(connection.opened) == 0 || (flags & FLAG_FINAL == 0 && ended.read_volatile() != 0) {
+        if get!(connection.opened) == 0 || (flags == 0 && ended.read_volatile() != 0) {
             return;
         }
         ended.write_volatile(1);

@@ -195,9 +195,32 @@ fn bytes_that_nobody_saw_come_out_of_the_pipeline_of_run_by_workload() {
     };
     assert_eq!(counted(&node), [20_500.0, 300.0]);
     let (connection, flow, time) = (CALLS, Flow::Sent, node.now);
-    node.pipeline.handle_captured(Captured::Close { connection, flow, reset: false, is_final: true, time });
+    node.pipeline.handle_captured(Captured::Close {
+        connection,
+        flow,
+        reset: false,
+        is_final: true,
+        unseen: false,
+        time,
+    });
     node.wait_ms(10_000);
     assert_eq!(counted(&node), [21_200.0, 300.0]);
+}
+
+/// The answer was in a run that the kernel had skipped, and a reset came behind it: the call was said to be aborted.
+#[test]
+fn an_end_that_was_not_seen_comes_out_of_the_pipeline_of_run_as_unresolved() {
+    for (unseen, outcome) in [(true, "unresolved"), (false, "aborted")] {
+        let mut node = Node::connected();
+        node.client_sends(CALLS, &request(1, "/shop.Stock/Reserve", Some("1H"), Some(1)));
+        for (flow, is_final) in [(Flow::Received, false), (Flow::Sent, true)] {
+            let (unseen, time) = (unseen && flow == Flow::Received, node.now);
+            let close = Captured::Close { connection: CALLS, flow, reset: is_final, is_final, unseen, time };
+            node.pipeline.handle_captured(close);
+        }
+        node.wait_ms(1_000);
+        assert_eq!(node.sum("grpcscope_calls_ended_total", &[("outcome", outcome)]), 1.0, "{outcome}");
+    }
 }
 
 /// A request whose path goes into the encoder's table, and one that refers to it there (RFC 7541 §6.2.1, §6.1).

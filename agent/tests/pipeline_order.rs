@@ -85,7 +85,14 @@ impl Node {
 
     fn close(&mut self, connection: u64) {
         let (connection, time) = (ConnectionId(connection), self.now);
-        self.handle(Captured::Close { connection, flow: Flow::Sent, reset: false, is_final: true, time });
+        self.handle(Captured::Close {
+            connection,
+            flow: Flow::Sent,
+            reset: false,
+            is_final: true,
+            unseen: false,
+            time,
+        });
     }
 
     fn pass(&mut self, connection: u64, flow: Flow, bytes: &[u8]) {

@@ -74,7 +74,7 @@ fn play(seen: &[Seen], handler: &mut impl Handler) {
             }
             Seen::Close(id, time) => {
                 let (connection, flow) = (ConnectionId(*id), Flow::Sent);
-                Captured::Close { connection, flow, reset: false, is_final: true, time: *time }
+                Captured::Close { connection, flow, reset: false, is_final: true, unseen: false, time: *time }
             }
             Seen::Timeout(before) => {
                 handler.handle_timeout(*before).unwrap();

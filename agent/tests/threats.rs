@@ -226,6 +226,7 @@ fn t7_connections_that_end_without_a_byte_are_forgotten() {
                 flow: Flow::Sent,
                 reset: false,
                 is_final: true,
+                unseen: false,
                 time: Timestamp(connection),
             });
         }

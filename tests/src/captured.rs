@@ -33,15 +33,28 @@ pub struct Seen {
     /// Their bytes, sent or not.
     flows: BTreeMap<(ConnectionId, bool), Vec<u8>>,
     closed: BTreeSet<ConnectionId>,
+    /// Flows, sent or not, of which the end may not have been seen.
+    unseen_ends: BTreeSet<(ConnectionId, bool)>,
 }
 
 impl Seen {
     /// The bytes of the client's or the server's socket, sent or received.
     #[must_use]
     pub fn flow(&self, client_port: u16, client: bool, sent: bool) -> &[u8] {
+        let socket = self.socket(client_port, client);
+        socket.and_then(|socket| self.flows.get(&(socket, sent))).map_or(&[], Vec::as_slice)
+    }
+
+    /// It was told that the end of a flow of the client's or the server's socket may not have been seen.
+    #[must_use]
+    pub fn is_end_unseen(&self, client_port: u16, client: bool, sent: bool) -> bool {
+        let socket = self.socket(client_port, client);
+        socket.is_some_and(|socket| self.unseen_ends.contains(&(socket, sent)))
+    }
+
+    fn socket(&self, client_port: u16, client: bool) -> Option<ConnectionId> {
         let is_wanted = |(local, peer): (u16, u16)| client_port == if client { local } else { peer };
-        let socket = self.sockets.iter().find(|(_, ports)| is_wanted(**ports));
-        socket.and_then(|(socket, _)| self.flows.get(&(*socket, sent))).map_or(&[], Vec::as_slice)
+        self.sockets.iter().find(|(_, ports)| is_wanted(**ports)).map(|(socket, _)| *socket)
     }
 
     /// How many sockets of the connection are closed for good.
@@ -69,7 +82,10 @@ impl Seen {
                     let flow = self.flows.entry((chunk.connection, chunk.flow == Flow::Sent)).or_default();
                     flow.extend(chunk.bytes);
                 }
-                Captured::Close { connection, is_final, .. } => {
+                Captured::Close { connection, flow, is_final, unseen, .. } => {
+                    if unseen {
+                        self.unseen_ends.insert((connection, flow == Flow::Sent));
+                    }
                     if is_final {
                         self.closed.insert(connection);
                     }

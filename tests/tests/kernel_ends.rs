@@ -38,3 +38,35 @@ fn what_is_read_only_after_both_ends_were_closed_is_seen_and_then_the_end() {
     assert_eq!(seen.flow(client_port, true, false), answered, "what the client received");
     assert_eq!(seen.closed(client_port), 2, "both sockets are closed for good");
 }
+
+/// A reset came when the process had not read the answer yet, which it can do all the same: the call was said to be aborted.
+#[test]
+fn a_reset_before_everything_was_read_tells_that_the_end_was_not_seen() {
+    let Some(_kernel) = Kernel::take("kernel_ends") else { return };
+    let mut capture = captured::start().expect("the programs load");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    for answered in [false, true] {
+        let mut client =
+            TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let (mut server, _) = listener.accept().expect("a connection");
+        let client_port = client.local_addr().expect("an address").port();
+        client.write_all(PREFACE_AND_SETTINGS).expect("the connection stands");
+        server.write_all(SETTINGS).expect("the connection stands");
+        let mut settings = [0; SETTINGS.len()];
+        client.read_exact(&mut settings).expect("the bytes are there");
+        if answered {
+            server.write_all(PING).expect("the connection stands");
+        }
+        drop(server); // with bytes that it has not read, which makes a reset of it
+        std::thread::sleep(Duration::from_millis(50)); // it crosses on loopback
+        let mut seen = Seen::default();
+        seen.read(&mut capture, |seen| seen.closed(client_port) == 2).expect("the ring is read");
+        assert_eq!(seen.closed(client_port), 2, "both sockets are closed for good");
+        assert_eq!(seen.is_end_unseen(client_port, true, false), answered, "what the client received");
+        assert!(!seen.is_end_unseen(client_port, true, true), "what the client sent");
+        assert!(!seen.is_end_unseen(client_port, false, true), "what the server sent");
+        let mut answer = [0; PING.len()];
+        let got = client.read(&mut answer).unwrap_or(0);
+        assert_eq!(&answer[..got], if answered { PING } else { b"" }, "what a process reads after a reset");
+    }
+}

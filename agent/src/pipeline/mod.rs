@@ -227,8 +227,11 @@ impl<L: Listener> Pipeline<L> {
                 self.observer.handle_chunk(chunk);
                 self.drain_if_due();
             }
-            Captured::Close { connection, is_final, time, .. } => {
+            Captured::Close { connection, flow, is_final, unseen, time, .. } => {
                 self.drain();
+                if unseen {
+                    self.observer.handle_unseen_end(connection, flow);
+                }
                 self.observer.handle_close(connection, time);
                 if is_final {
                     self.observer.handle_end(connection, time);

@@ -38,6 +38,8 @@ pub enum Captured<'a> {
         reset: bool,
         /// Nothing follows for this connection.
         is_final: bool,
+        /// What the flow carried last may not have been seen.
+        unseen: bool,
         /// When.
         time: Timestamp,
     },

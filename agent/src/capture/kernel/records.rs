@@ -1,8 +1,8 @@
 //! From the bytes of a record to [`Captured`].
 
 use agent_common::ring::{
-    CHUNK_BOUNDARY, Endpoints, FLAG_FINAL, FLAG_MORE, FLAG_RESET, FLAG_TENTATIVE, FLOW_RECEIVED, FLOW_SENT,
-    KIND_CLOSE, KIND_DATA, KIND_OPEN, KIND_UNSEEN, RecordHeader,
+    CHUNK_BOUNDARY, Endpoints, FLAG_FINAL, FLAG_MORE, FLAG_RESET, FLAG_TENTATIVE, FLAG_UNSEEN_END,
+    FLOW_RECEIVED, FLOW_SENT, KIND_CLOSE, KIND_DATA, KIND_OPEN, KIND_UNSEEN, RecordHeader,
 };
 use agent_core::{Chunk, ConnectionId, Flow, Timestamp};
 use foldhash::HashMap;
@@ -129,7 +129,8 @@ impl Reader {
                     sink(Captured::Moved { connection, bytes, missed });
                 }
                 let reset = header.flags & FLAG_RESET != 0;
-                sink(Captured::Close { connection, flow, reset, is_final, time });
+                let unseen = header.flags & FLAG_UNSEEN_END != 0;
+                sink(Captured::Close { connection, flow, reset, is_final, unseen, time });
             }
             _ => return None,
         }
@@ -278,6 +279,7 @@ mod tests {
                     format!("{}{} {:?}", chunk.offset, if chunk.boundary { "!" } else { "" }, chunk.bytes)
                 }
                 Captured::Lost { records, .. } => format!("lost {records}"),
+                Captured::Close { unseen: true, .. } => "close with an unseen end".to_owned(),
                 Captured::Close { reset, is_final, .. } => format!("close {reset} {is_final}"),
                 Captured::Open { endpoints, .. } => format!("open {}", endpoints.local_port),
             });
@@ -350,6 +352,12 @@ mod tests {
         assert_eq!(seen(&mut reader, &record(KIND_UNSEEN, 0, 0, 40, &[])), ["140 []"]);
         assert_eq!(moved(&mut reader, record(KIND_UNSEEN, 0, 1, 40, &[]), 140), (40, 40));
         assert_eq!(seen(&mut reader, &record(KIND_CLOSE, FLAG_FINAL, 2, 0, &[])), ["close false true"]);
+    }
+
+    #[test]
+    fn an_end_that_may_not_have_been_seen_is_told_as_such() {
+        let end = record(KIND_CLOSE, FLAG_FINAL | FLAG_UNSEEN_END, 0, 0, &[]);
+        assert_eq!(seen(&mut Reader::default(), &end), ["close with an unseen end"]);
     }
 
     #[test]

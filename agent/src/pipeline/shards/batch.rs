@@ -24,7 +24,7 @@ pub(super) struct Batch {
 enum Event {
     Open { connection: ConnectionId, time: Timestamp, pid: u32, thread: u32 },
     Chunk(ChunkEvent),
-    Close { connection: ConnectionId, flow: Flow, reset: bool, is_final: bool, time: Timestamp },
+    Close { connection: ConnectionId, flow: Flow, reset: bool, is_final: bool, unseen: bool, time: Timestamp },
     Moved { connection: ConnectionId, bytes: u64, missed: u64 },
     Lost { connection: ConnectionId, flow: Flow, records: u32, time: Timestamp },
     Resume(Box<SavedConnection>, Timestamp),
@@ -86,8 +86,8 @@ impl Batch {
                 let len = bytes.len() as u32;
                 Event::Chunk(ChunkEvent { connection, offset, time, pid, moved, thread, len, flow, boundary })
             }
-            Captured::Close { connection, flow, reset, is_final, time } => {
-                Event::Close { connection, flow, reset, is_final, time }
+            Captured::Close { connection, flow, reset, is_final, unseen, time } => {
+                Event::Close { connection, flow, reset, is_final, unseen, time }
             }
             Captured::Moved { connection, bytes, missed } => Event::Moved { connection, bytes, missed },
             Captured::Lost { connection, flow, records, time } => {
@@ -134,8 +134,8 @@ impl Batch {
                         Chunk { connection, flow, offset, time, boundary, thread, bytes: chunk_bytes };
                     Item::Captured(Captured::Chunk { pid, moved, chunk })
                 }
-                Event::Close { connection, flow, reset, is_final, time } => {
-                    Item::Captured(Captured::Close { connection, flow, reset, is_final, time })
+                Event::Close { connection, flow, reset, is_final, unseen, time } => {
+                    Item::Captured(Captured::Close { connection, flow, reset, is_final, unseen, time })
                 }
                 Event::Moved { connection, bytes, missed } => {
                     Item::Captured(Captured::Moved { connection, bytes, missed })

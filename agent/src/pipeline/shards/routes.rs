@@ -141,8 +141,8 @@ mod tests {
     }
 
     fn close(connection: u64, is_final: bool) -> Captured<'static> {
-        let connection = ConnectionId(connection);
-        Captured::Close { connection, flow: Flow::Sent, reset: false, is_final, time: Timestamp(1) }
+        let (connection, flow, time) = (ConnectionId(connection), Flow::Sent, Timestamp(1));
+        Captured::Close { connection, flow, reset: false, is_final, unseen: false, time }
     }
 
     fn shard(routes: &mut Routes, captured: &Captured<'_>) -> Option<usize> {

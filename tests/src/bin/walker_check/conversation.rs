@@ -349,6 +349,8 @@ pub(crate) fn finish_all(running: &mut [Conversation], capture: &mut KernelCaptu
                 let chunks = seen.chunks.entry(chunk.thread).or_default();
                 chunks.push((chunk.offset, chunk.boundary, chunk.bytes.to_vec()));
             }
+            // Says more of an end that was told.
+            Captured::Close { is_final: false, unseen: true, .. } => {}
             Captured::Close { connection, flow, reset, is_final, .. } => {
                 let kind = match (flow, reset, is_final) {
                     (Flow::Received, false, false) => 0,
