@@ -57,7 +57,8 @@ pub struct RecordHeader {
     /// without sequence numbers (Unix, MPTCP, kTLS) start at [`UNKNOWN_START`] when they were not seen from
     /// their first byte.
     pub offset: u64,
-    /// Bytes that the socket call moved.
+    /// Bytes that the socket call moved. Of [`KIND_CLOSE`] with [`FLAG_FINAL`], how many records [`FLOW_RECEIVED`] has had: none follows
+    /// that would show that the last of them were lost.
     pub moved: u32,
     /// Counts the records of this flow of this connection, of all kinds but tentative ones, from zero, sent or
     /// lost: a step of more than one is a loss of known size.

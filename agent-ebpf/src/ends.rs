@@ -147,11 +147,12 @@ pub unsafe fn close(connection: *mut Connection, flow: u32, flags: u8) {
         }
         ended.write_volatile(1);
         let of = flow_of(connection, flow);
+        let received = flow_of(connection, u32::from(FLOW_RECEIVED));
         let mut record = RecordHeader {
             time_ns: bpf_ktime_get_ns(),
             connection: get!(connection.id),
             offset: get!(of.next),
-            moved: 0,
+            moved: if flags & FLAG_FINAL == 0 { 0 } else { get!(received.sequence) },
             sequence: kernel::next_sequence(of),
             pid: get!(connection.pid),
             thread: 0,

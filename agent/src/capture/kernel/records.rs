@@ -117,6 +117,10 @@ impl Reader {
             KIND_CLOSE => {
                 let is_final = header.flags & FLAG_FINAL != 0;
                 if is_final {
+                    if header.flow == FLOW_SENT && self.lacks_received(&header) {
+                        let (flow, reset, is_final, unseen) = (Flow::Received, false, false, true);
+                        sink(Captured::Close { connection, flow, reset, is_final, unseen, time });
+                    }
                     for of in [FLOW_SENT, FLOW_RECEIVED, OPENED] {
                         self.next.remove(&(header.connection, of));
                     }
@@ -139,6 +143,13 @@ impl Reader {
             sink(Captured::Moved { connection, bytes, missed });
         }
         Some(())
+    }
+
+    /// By the last record of a connection, the flow received has had more records than have come.
+    fn lacks_received(&self, end: &RecordHeader) -> bool {
+        let come = self.next.get(&(end.connection, FLOW_RECEIVED)).map_or(0, |place| place.sequence);
+        let missing = end.moved.wrapping_sub(come);
+        missing > 0 && missing <= u32::MAX / 2 && !self.forgot
     }
 
     /// Takes a record's number and place: records that are missing before it, bytes from where the flow was before to
@@ -358,6 +369,23 @@ mod tests {
     fn an_end_that_may_not_have_been_seen_is_told_as_such() {
         let end = record(KIND_CLOSE, FLAG_FINAL | FLAG_UNSEEN_END, 0, 0, &[]);
         assert_eq!(seen(&mut Reader::default(), &end), ["close with an unseen end"]);
+    }
+
+    /// The records with the answer were lost, and the next record was the end of the other flow: the call was said to be aborted.
+    #[test]
+    fn a_loss_at_the_end_of_what_was_received_is_told_with_the_end_of_the_connection() {
+        let received = |sequence| {
+            let mut bytes = record(KIND_DATA, 0, sequence, 3, &chunk(0, 0, &[1, 2, 3]));
+            bytes[45] = FLOW_RECEIVED;
+            bytes
+        };
+        for (records, ends) in
+            [(1, vec!["close false true"]), (3, vec!["close with an unseen end", "close false true"])]
+        {
+            let mut reader = Reader::default();
+            seen(&mut reader, &received(0));
+            assert_eq!(seen(&mut reader, &record(KIND_CLOSE, FLAG_FINAL, 0, records, &[])), ends);
+        }
     }
 
     #[test]
