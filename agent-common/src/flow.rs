@@ -127,6 +127,8 @@ pub struct Walk {
     pub owner: u64,
     /// Bytes of records since the reader was woken from here.
     pub unread: u64,
+    /// When a connection that was opened woke the reader from here.
+    pub open_woke_ns: u64,
     /// Address of the next byte.
     pub cursor: u64,
     /// Bytes from there that are in this buffer.

@@ -123,6 +123,10 @@ pub struct Endpoints {
 }
 const _: () = assert!(size_of::<Endpoints>() == 72);
 
+/// A connection that is opened wakes the reader, which looks in /proc for a process that may be gone soon; on each CPU not more
+/// often than this, and the reader, once woken, looks again so soon for those that wake nobody.
+pub const OPEN_WAKES_EVERY_NS: u64 = 5_000_000;
+
 /// Recognised by the client preface (RFC 9113 §3.4).
 pub const RECOGNISED_PREFACE: u32 = 1;
 /// Recognised by a SETTINGS frame as the first bytes of the server's flow; to be confirmed by the preface.

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use agent_common::flow::{Flow, Walk};
-use agent_common::ring::{FLAG_MORE, FLAG_TENTATIVE};
+use agent_common::ring::{FLAG_MORE, FLAG_TENTATIVE, OPEN_WAKES_EVERY_NS};
 use agent_common::walk::{self, Memory};
 use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_get_current_task_btf};
 
@@ -161,16 +161,25 @@ unsafe fn shift_words(to: *mut u8, from: *const u8, words: usize) {
     }
 }
 
-/// Sends the record in `walk`, and before it the connection's KIND_OPEN if user space does not have it.
+/// Sends the record in `walk`, and before it the connection's KIND_OPEN if user space does not have it. Wakes the reader when much
+/// waits for it or, now and then, for an opening.
 #[inline(never)]
 pub unsafe fn send(walk: *mut Walk, flow: *mut Flow, flags: u8) {
     // SAFETY: both are map values that the caller owns.
     unsafe {
+        let mut wake = false;
         if core::ptr::read_volatile(&raw const (*walk).open_pending) != 0 {
             let open = &raw mut (*walk).open;
             (*open).header.sequence = next_sequence(flow);
             if maps::output(open.cast::<c_void>(), size_of::<agent_common::ring::OpenRecord>() as u64, 0) {
                 core::ptr::write_volatile(&raw mut (*walk).open_pending, 0);
+                let now = core::ptr::read_volatile(&raw const (*walk).header.time_ns);
+                if now.wrapping_sub(core::ptr::read_volatile(&raw const (*walk).open_woke_ns))
+                    >= OPEN_WAKES_EVERY_NS
+                {
+                    core::ptr::write_volatile(&raw mut (*walk).open_woke_ns, now);
+                    wake = true;
+                }
             }
         }
         let payload = walk::payload(walk);
@@ -185,7 +194,7 @@ pub unsafe fn send(walk: *mut Walk, flow: *mut Flow, flags: u8) {
         core::ptr::write_volatile(&raw mut (*walk).want, payload + 48);
         let bytes = core::ptr::read_volatile(&raw const (*walk).want) & 16383;
         let unread = core::ptr::read_volatile(&raw const (*walk).unread) + bytes;
-        let wake = unread >= config!(WATERMARK);
+        wake |= unread >= config!(WATERMARK);
         core::ptr::write_volatile(&raw mut (*walk).unread, if wake { 0 } else { unread });
         maps::output(header.cast::<c_void>(), bytes, if wake { maps::WAKE } else { 0 });
     }

@@ -292,7 +292,7 @@ pub unsafe fn release(walk: *mut Walk) {
     }
 }
 
-/// Of [`output`]: the reader is to be woken. Otherwise it comes by itself within a few milliseconds.
+/// Of [`output`]: the reader is to be woken. Otherwise it comes by itself after a while.
 pub const WAKE: u64 = 2; // BPF_RB_FORCE_WAKEUP
 const NO_WAKEUP: u64 = 1; // BPF_RB_NO_WAKEUP
 

@@ -14,8 +14,11 @@ use crate::config::{Backend, CaptureConfig, Config};
 use crate::exit::Failure;
 use crate::rights::{self, Capability, Held, Later, LoadingRights};
 
-/// Longest sleep while the ring is empty: calls that have ended are reported no later than this after they may be.
-const POLL: Duration = Duration::from_millis(20);
+/// Longest sleep: calls that have ended are reported no later than this after they may be, and the end is noticed that is asked
+/// for. The capture sleeps less where it has to.
+const POLL: Duration = Duration::from_millis(50);
+/// A record has the time of its call, and is in the ring once its program has walked that.
+const IN_A_PROGRAM: Timestamp = Timestamp(2_000_000);
 /// How often the kernel's counters are read.
 const COUNTERS_EVERY_NS: u64 = 1_000_000_000;
 
@@ -160,18 +163,20 @@ pub fn watch<H: Handler>(
     let mut counters_due = Timestamp(0);
     loop {
         let stopping = stop.is_asked();
-        // What is captured before this moment is in the ring when `poll` begins, and handled when it ends:
-        // only up to it may time pass for the core.
-        let before = monotonic_now();
+        capture.wait(if stopping { Duration::ZERO } else { POLL })?;
+        // What is captured before this moment is in the ring now, and handled once all of it is read: only up to then may time
+        // pass for the core, and no further than what was read where that is not all.
+        let before = Timestamp(monotonic_now().since(IN_A_PROGRAM));
         let mut newest = None;
-        let wait = if stopping { Duration::ZERO } else { POLL };
-        capture.poll(wait, &mut |captured| {
+        let all = capture.read(&mut |captured| {
             if let Captured::Chunk { chunk, .. } = captured {
                 newest = Some(chunk.time);
             }
             pipeline.handle_captured(captured);
-        })?;
-        pipeline.handle_timeout(before)?;
+        });
+        if let Some(passed) = if all { Some(before) } else { newest } {
+            pipeline.handle_timeout(passed.min(before))?;
+        }
         let now = monotonic_now();
         for (shard, ns) in pipeline.lags(newest) {
             tell(pipeline.told(), Watched::Lag { shard, ns });
@@ -194,7 +199,7 @@ pub fn watch<H: Handler>(
             tell(pipeline.told(), Watched::Resumed(resumed));
             tell(pipeline.told(), Watched::Counters(&capture.counters()?));
         }
-        if stopping {
+        if stopping && all {
             return Ok(());
         }
     }

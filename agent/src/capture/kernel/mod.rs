@@ -13,11 +13,11 @@ pub mod offsets;
 pub mod preemption;
 pub mod probe;
 pub mod records;
+mod sleep;
 pub mod statistics;
 mod tentative;
 mod trial;
 
-use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -59,14 +59,19 @@ impl Default for Options {
     }
 }
 
-/// How long the reader sleeps at most while records may be waiting below the watermark.
-const TICK: Duration = Duration::from_millis(5);
+/// Records that are read before time passes for whoever takes them, should more and more come.
+const RECORDS_TOGETHER: usize = 1 << 16;
 
 /// Kernel programs at work. They are detached when this is dropped.
 pub struct KernelCapture {
     options: Options,
     loaded: load::Loaded,
     ring: RingBuf<MapData>,
+    sleep: sleep::Sleep,
+    /// What was read last was the opening of a connection.
+    opened: bool,
+    /// More waits than was read.
+    behind: bool,
     reader: records::Reader,
     /// Backends that may still be changed to, best first.
     others: Vec<Backend>,
@@ -86,8 +91,12 @@ impl KernelCapture {
         let chosen = order.iter().position(|backend| *backend == loaded.backend);
         order.drain(..=chosen.unwrap_or(0));
         give_back_memory();
+        let (ring, sleep) = take_ring(&mut loaded, options)?;
         Ok(KernelCapture {
-            ring: take_ring(&mut loaded)?,
+            ring,
+            sleep,
+            opened: false,
+            behind: false,
             options: options.clone(),
             loaded,
             reader: records::Reader::default(),
@@ -156,7 +165,7 @@ impl KernelCapture {
         if !failures.is_empty() {
             self.loaded.reason.push_str(&format!("; not usable: {}", failures.join("; ")));
         }
-        self.ring = take_ring(&mut self.loaded)?;
+        (self.ring, self.sleep) = take_ring(&mut self.loaded, &self.options)?;
         give_back_memory();
         self.reader.begin_anew();
         self.watch = blindness::Watch::default();
@@ -202,39 +211,40 @@ impl KernelCapture {
         &self.loaded.programs
     }
 
-    /// Hands every waiting record to `sink`; waits up to `timeout` for the first one. Returns how many
-    /// records were read.
-    pub fn poll(&mut self, timeout: Duration, sink: &mut dyn FnMut(Captured<'_>)) -> Result<usize> {
+    /// Sleeps for `timeout` at most, and no longer than records may wait.
+    pub fn wait(&self, timeout: Duration) -> Result<()> {
+        if self.behind || timeout.is_zero() { Ok(()) } else { self.sleep.sleep(timeout, self.opened) }
+    }
+
+    /// Hands records that wait to `sink`: all, or, where more come all the time, as many as belong together. Returns whether it was
+    /// all.
+    pub fn read(&mut self, sink: &mut dyn FnMut(Captured<'_>)) -> bool {
+        let opened = self.reader.opened();
+        let mut records = 0;
+        while records < RECORDS_TOGETHER
+            && let Some(record) = self.ring.next()
+        {
+            self.reader.handle_record(&record, sink);
+            records += 1;
+        }
+        self.opened = self.reader.opened() != opened;
+        self.behind = records == RECORDS_TOGETHER;
+        !self.behind
+    }
+
+    /// [`KernelCapture::wait`] and [`KernelCapture::read`], for up to `timeout` until there is a record. Returns how many there were.
+    pub fn poll(&mut self, timeout: Duration, sink: &mut dyn FnMut(Captured<'_>)) -> Result<u64> {
         let deadline = Instant::now() + timeout;
+        let before = self.reader.received();
         loop {
-            let mut records = 0;
-            while let Some(record) = self.ring.next() {
-                self.reader.handle_record(&record, sink);
-                records += 1;
-            }
+            while !self.read(sink) {}
+            let records = self.reader.received() - before;
             let left = deadline.saturating_duration_since(Instant::now());
             if records > 0 || left.is_zero() {
                 return Ok(records);
             }
-            self.wait(left.min(TICK))?;
+            self.wait(left)?;
         }
-    }
-
-    /// Sleeps until the kernel wakes the reader (the watermark is passed) or `timeout` is over.
-    fn wait(&self, timeout: Duration) -> Result<()> {
-        let mut poll = libc::pollfd { fd: self.ring.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let milliseconds = timeout.as_millis().clamp(1, 1000) as i32;
-        // The ring is readable as soon as anything waits, watermark or not, so that a plain poll would
-        // return for each record: sleep first, look then.
-        // SAFETY: one valid pollfd.
-        let result = unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
-        if result < 0 {
-            let error = std::io::Error::last_os_error();
-            if error.kind() != std::io::ErrorKind::Interrupted {
-                return Err(error).context("wait for the ring");
-            }
-        }
-        Ok(())
     }
 
     /// What was counted until now, on both sides.
@@ -261,7 +271,9 @@ fn give_back_memory() {
     }
 }
 
-fn take_ring(loaded: &mut load::Loaded) -> Result<RingBuf<MapData>> {
+fn take_ring(loaded: &mut load::Loaded, options: &Options) -> Result<(RingBuf<MapData>, sleep::Sleep)> {
     let ring = loaded.ebpf.take_map("RING").context("the kernel object has no ring")?;
-    RingBuf::try_from(ring).context("open the ring")
+    let ring = RingBuf::try_from(ring).context("open the ring")?;
+    let sleep = sleep::Sleep::new(&ring, options.ring_bytes)?;
+    Ok((ring, sleep))
 }

@@ -32,6 +32,7 @@ pub struct Reader {
     forgot: bool,
     tentative: Tentative,
     received: u64,
+    opened: u64,
     malformed: u64,
     missing: u64,
 }
@@ -41,6 +42,12 @@ impl Reader {
     #[must_use]
     pub fn received(&self) -> u64 {
         self.received
+    }
+
+    /// Those of them that tell of a new connection.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.opened
     }
 
     /// Records that made no sense.
@@ -95,6 +102,7 @@ impl Reader {
         };
         match header.kind {
             KIND_OPEN => {
+                self.opened += 1;
                 let endpoints = endpoints(payload)?;
                 // Two threads that use a new socket at once may both tell of it.
                 let place = Place { sequence: 0, end: 0 };

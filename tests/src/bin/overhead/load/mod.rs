@@ -68,7 +68,7 @@ pub(crate) fn stand_in() -> Result<()> {
     end_with_stdin();
     say(&serde_json::json!({"ready": true}))?;
     loop {
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
