@@ -8,14 +8,16 @@
 //!
 //! An entry costs a look-up a finding; words are made only when somebody asks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use agent_core::detectors::{Finding, Name, ProcessId, Verdict, correlation};
+use agent_core::detectors::{End, Finding, Name, ProcessId, Verdict, correlation};
 use agent_core::observation::Side;
 use agent_core::{ConnectionId, Timestamp};
+use indexmap::IndexMap;
 
 use super::entry::{About, Answer, Entry, Undecided, peer_name, seconds_of};
+use super::recent::{Equal, Recent};
 use crate::metrics::{FindingSeries, Firing, Method, Metrics, Workload};
 use crate::pipeline::Subject;
 
@@ -58,7 +60,8 @@ pub struct Findings {
 
 #[derive(Debug, Default)]
 struct Inner {
-    groups: HashMap<Key, Group, foldhash::quality::RandomState>,
+    groups: IndexMap<Key, Group, foldhash::quality::RandomState>,
+    recent: Recent,
     firing: BTreeMap<Instance, Holds>,
     undecided: BTreeMap<Name, u64>,
     forgotten: u64,
@@ -119,16 +122,15 @@ impl Findings {
 
     /// Takes a finding; `subject` is the connection that it is about, if that is open.
     pub fn handle(&self, subject: Option<&Subject>, finding: Finding) {
-        let about = About::of(subject, &finding);
         let mut inner = self.lock();
         match (finding.verdict, finding.lasts()) {
             (Verdict::Quiet, _) => inner.end(&Instance::of(&finding), finding.time),
-            (Verdict::Firing, true) => inner.hold(&self.metrics, about, finding),
-            (Verdict::Firing, false) => inner.group(&self.metrics, about, finding).series.count(),
+            (Verdict::Firing, true) => inner.hold(&self.metrics, About::of(subject, &finding), finding),
+            (Verdict::Firing, false) => inner.count(&self.metrics, subject, finding),
             (Verdict::Undecided, _) => {
                 let of_name = inner.undecided.entry(finding.name()).or_default();
                 *of_name = of_name.saturating_add(1);
-                inner.group(&self.metrics, about, finding).series.count();
+                inner.count(&self.metrics, subject, finding);
             }
         }
     }
@@ -198,24 +200,46 @@ impl Findings {
 }
 
 impl Inner {
-    /// Adds a finding to its entry.
-    fn group(&mut self, metrics: &Metrics, about: About, finding: Finding) -> &mut Group {
+    /// Counts a finding in its entry, which is not looked for if it is that of one of the last findings.
+    fn count(&mut self, metrics: &Metrics, subject: Option<&Subject>, finding: Finding) {
+        let known = self.recent.place(&finding);
+        if let Some((_, group)) = known.and_then(|place| self.groups.get_index_mut(place)) {
+            group.add(subject.and_then(|subject| subject.ends), finding);
+            group.series.count();
+            return;
+        }
+        let about = About::of(subject, &finding);
+        let of = Equal::of(&finding);
+        let place = self.place(metrics, about, finding);
+        if let Some(of) = of {
+            self.recent.remember(of, place);
+        }
+        if let Some((_, group)) = self.groups.get_index_mut(place) {
+            group.series.count();
+        }
+    }
+
+    /// Adds a finding to its entry, and says where that is.
+    fn place(&mut self, metrics: &Metrics, about: About, finding: Finding) -> usize {
         let key = Key::of(&about, &finding);
         if self.groups.len() >= ENTRIES_MAX && !self.groups.contains_key(&key) {
             let forgotten = self.forget_oldest();
             metrics.forget_findings(forgotten);
         }
         match self.groups.entry(key) {
-            std::collections::hash_map::Entry::Occupied(group) => {
-                let group = group.into_mut();
-                group.count = group.count.saturating_add(1);
-                group.update(about, finding);
-                group
+            indexmap::map::Entry::Occupied(mut entry) => {
+                let Group { about: of, .. } = entry.get_mut();
+                *of = about;
+                let ends = of.ends;
+                entry.get_mut().add(ends, finding);
+                entry.index()
             }
-            std::collections::hash_map::Entry::Vacant(place) => {
+            indexmap::map::Entry::Vacant(place) => {
                 let series = place.key().series(metrics, &finding);
                 let (first, last) = (finding.time, finding.time);
-                place.insert(Group { latest: finding, about, count: 1, first, last, firing: 0, series })
+                let at = place.index();
+                place.insert(Group { latest: finding, about, count: 1, first, last, firing: 0, series });
+                at
             }
         }
     }
@@ -227,7 +251,8 @@ impl Inner {
         match self.firing.get(&instance) {
             Some(holds) if holds.key == key => {
                 if let Some(group) = self.groups.get_mut(&key) {
-                    group.update(about, finding);
+                    group.about = about;
+                    group.update(finding);
                     return;
                 }
                 // Its entry was forgotten: it begins again.
@@ -238,7 +263,8 @@ impl Inner {
             None => {}
         }
         let has_room = self.firing.len() < FIRING_MAX;
-        let group = self.group(metrics, about, finding);
+        let place = self.place(metrics, about, finding);
+        let Some((_, group)) = self.groups.get_index_mut(place) else { return };
         if has_room {
             group.firing += 1;
             let series = group.series.begin();
@@ -262,6 +288,7 @@ impl Inner {
         let newest_forgotten = *newest_forgotten;
         let before = self.groups.len();
         self.groups.retain(|_, group| group.age() > newest_forgotten);
+        self.recent = Recent::default();
         let forgotten = (before - self.groups.len()) as u64;
         self.forgotten += forgotten;
         forgotten
@@ -301,10 +328,16 @@ impl Key {
 }
 
 impl Group {
-    fn update(&mut self, about: About, finding: Finding) {
+    /// One more, on a connection with these ends.
+    fn add(&mut self, ends: Option<(End, End)>, finding: Finding) {
+        self.count = self.count.saturating_add(1);
+        self.about.ends = ends;
+        self.update(finding);
+    }
+
+    fn update(&mut self, finding: Finding) {
         self.last = self.last.max(finding.time);
         self.latest = finding;
-        self.about = about;
     }
 
     /// Smaller goes first.

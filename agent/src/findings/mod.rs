@@ -6,6 +6,7 @@ mod entry;
 pub mod explain;
 mod list;
 pub mod query;
+mod recent;
 
 pub use entry::{About, Answer, Entry, Example, Undecided, seconds_of};
 pub use list::{Filter, Findings};

@@ -229,3 +229,43 @@ fn the_same_with_another_cause_is_another_entry_and_the_first_is_over() {
     assert_eq!(causes, [(Some("single_address"), "firing"), (Some("uneven"), "quiet")]);
     assert_eq!(firing(&metrics), 1.0);
 }
+
+#[test]
+fn each_finding_counts_in_its_own_entry_however_they_follow_one_another() {
+    let (list, _) = list();
+    let kinds = 9;
+    let of_kind = |kind: u64, second| {
+        let mut finding =
+            missing(if kind.is_multiple_of(3) { "/shop.Cart/Add" } else { "/shop.Cart/Get" }, 1, second);
+        if kind % 3 == 2 {
+            finding.about.side = Some(Side::Server);
+        }
+        finding.about.peer = (kind >= 3).then(|| Arc::from(format!("cart{}", kind / 6)));
+        finding
+    };
+    let mut expected = [0; 9];
+    for step in 0..500_u64 {
+        let kind = (step * step / 7) % kinds;
+        expected[kind as usize] += 1;
+        list.handle(None, of_kind(kind, 50 + step / 100));
+        if step.is_multiple_of(100) {
+            // Entries that are older go, and places change.
+            for other in 0..990 {
+                list.handle(None, missing(&format!("/s.S/M{step}x{other}"), 1, 1 + step / 100));
+            }
+        }
+    }
+    let Answer { findings, forgotten, .. } = answer(&list, &Filter::default());
+    assert!(forgotten > 0);
+    for kind in 0..kinds {
+        let finding = of_kind(kind, 0);
+        let is = |entry: &&Entry| {
+            entry.rpc_method.as_deref() == finding.about.method.as_deref().map(|path| &path[1..])
+                && entry.side.as_deref() == finding.about.side.map(Side::as_str)
+                && entry.peer.as_deref() == finding.about.peer.as_deref()
+        };
+        let counts: Vec<u64> = findings.iter().filter(is).map(|entry| entry.count).collect();
+        let all: Vec<u64> = [expected[kind as usize]].into_iter().filter(|count| *count > 0).collect();
+        assert_eq!(counts, all, "{kind}");
+    }
+}

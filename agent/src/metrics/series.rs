@@ -267,6 +267,9 @@ impl Update {
 pub(super) struct State {
     pub(super) cells: Vec<(Cell, u64)>,
     pub(super) histograms: Vec<(Distribution, Histogram)>,
+    /// Behind the cell that was counted last: those that an update has together were most often made together, and one kind of
+    /// update follows another.
+    next: usize,
 }
 
 impl State {
@@ -276,6 +279,33 @@ impl State {
         let values =
             update.values.iter().filter(|(value, _)| !self.histograms.iter().any(|(have, _)| have == value));
         cells.count() + values.map(|(distribution, _)| distribution.weight()).sum::<usize>()
+    }
+
+    /// Counts the update if it adds no series; if it would, does nothing and says so.
+    pub(super) fn count(&mut self, update: &Update) -> bool {
+        let mut cells: SmallVec<[usize; 8]> = SmallVec::new();
+        let mut next = self.next;
+        for (cell, _) in &update.cells {
+            let Some(at) = position(&self.cells, cell, next) else { return false };
+            cells.push(at);
+            next = at + 1;
+        }
+        let mut histograms: SmallVec<[usize; 4]> = SmallVec::new();
+        let mut next_histogram = 0;
+        for (distribution, _) in &update.values {
+            let Some(at) = position(&self.histograms, distribution, next_histogram) else { return false };
+            histograms.push(at);
+            next_histogram = at + 1;
+        }
+        self.next = next;
+        for (at, (_, amount)) in cells.into_iter().zip(&update.cells) {
+            let value = &mut self.cells[at].1;
+            *value = value.saturating_add(*amount);
+        }
+        for (at, (_, value)) in histograms.into_iter().zip(&update.values) {
+            self.histograms[at].1.observe(*value);
+        }
+        true
     }
 
     pub(super) fn apply(&mut self, update: &Update, now: impl Fn() -> SystemTime) {
@@ -325,5 +355,48 @@ impl State {
                 None => self.histograms.push((*distribution, theirs.clone())),
             }
         }
+    }
+}
+
+/// Where something is, looked for from `first` on and then before it.
+fn position<K: PartialEq, V>(list: &[(K, V)], wanted: &K, first: usize) -> Option<usize> {
+    // Mostly there.
+    if list.get(first).is_some_and(|(have, _)| have == wanted) {
+        return Some(first);
+    }
+    let (before, behind) = list.split_at(first.min(list.len()));
+    let found = behind.iter().position(|(have, _)| have == wanted).map(|at| before.len() + at);
+    found.or_else(|| before.iter().position(|(have, _)| have == wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_update_counts_the_same_wherever_its_series_are_and_nothing_if_one_is_missing() {
+        let cells = [Cell::Started, Cell::InFlight, Cell::Opened, Cell::Closed, Cell::Moved];
+        let mut whole = Update::default();
+        cells.iter().for_each(|cell| whole.add(*cell, 1));
+        whole.observe(Distribution::Timeout, 7);
+        let mut state = State::default();
+        assert!(!state.count(&whole));
+        assert!(state.cells.is_empty() && state.histograms.is_empty());
+        state.apply(&whole, || SystemTime::UNIX_EPOCH);
+        let mut expected = state.clone();
+        for round in 0..50_usize {
+            let mut update = Update::default();
+            for step in 0..=round % 4 {
+                update.add(cells[(round * 3 + step * 2) % cells.len()], step as u64 + 1);
+            }
+            update.observe(Distribution::Timeout, round as u64);
+            assert!(state.count(&update));
+            expected.apply(&update, || SystemTime::UNIX_EPOCH);
+            update.add(Cell::WithoutSide, 1);
+            assert!(!state.count(&update));
+            assert_eq!(state.cells, expected.cells);
+        }
+        assert_eq!(state.histograms[0].1.count(), 51);
+        assert_eq!(state.histograms[0].1.classic(), expected.histograms[0].1.classic());
     }
 }

@@ -259,13 +259,15 @@ impl Locked<'_> {
 
     /// The same for a key that was found before.
     pub(super) fn place_at(&mut self, place: Place, update: &Update) -> Place {
-        let Some(entry) = self.shard.entry(place.slot) else { return place };
-        if entry.state.missing(update) == 0 {
-            self.apply(place.slot, update)
-        } else {
-            let key = entry.key.clone();
-            self.place(key, update)
+        let now = self.now;
+        let Some(slot) = self.shard.entries.get_mut(place.slot as usize) else { return place };
+        let Some(entry) = &mut slot.entry else { return place };
+        if entry.state.count(update) {
+            entry.updated = now;
+            return Place { generation: slot.generation, ..place };
         }
+        let key = entry.key.clone();
+        self.place(key, update)
     }
 
     /// The place is that of the workload `_OTHER`, which counts without causes.
