@@ -113,6 +113,8 @@ pub struct Watch {
     process: Process,
     seen: Vec<Call>,
     connections: Vec<Value>,
+    ready: Value,
+    changes: Vec<Value>,
 }
 
 /// What the last line says.
@@ -149,7 +151,8 @@ impl Watch {
         while Instant::now() < deadline {
             match process.next_line(patience).map(|line| observed::parse(&line)).transpose()? {
                 Some(Line::Other(value)) if value["type"] == "ready" => {
-                    return Ok(Watch { process, seen: Vec::new(), connections: Vec::new() });
+                    let (seen, connections, changes) = (Vec::new(), Vec::new(), Vec::new());
+                    return Ok(Watch { process, seen, connections, ready: value, changes });
                 }
                 Some(_) => {}
                 None => break,
@@ -207,6 +210,23 @@ impl Watch {
         Ok(())
     }
 
+    /// The line that says that it watches, with `backend` and `reason`.
+    #[must_use]
+    pub fn ready(&self) -> &Value {
+        &self.ready
+    }
+
+    /// Changes of the way of capture, of which it has told by now: `from`, `to` and `reason`.
+    ///
+    /// # Errors
+    /// When grpcscope writes what it does not promise.
+    pub fn changes(&mut self) -> anyhow::Result<&[Value]> {
+        while let Some(line) = self.process.next_line(Duration::from_millis(1)) {
+            self.take(&line)?;
+        }
+        Ok(&self.changes)
+    }
+
     /// Calls that were seen and not asked for.
     #[must_use]
     pub fn other_calls(&self) -> &[Call] {
@@ -240,6 +260,7 @@ impl Watch {
             }
             Line::Connection(value) => self.connections.push(value),
             Line::Summary(value) => bail!("grpcscope ended early: {value}; {}", self.process.last_words()),
+            Line::Other(value) if value["type"] == "changed" => self.changes.push(value),
             Line::Other(_) => {}
         }
         Ok(None)
@@ -285,8 +306,16 @@ impl Run {
     /// # Errors
     /// When it does not come up.
     pub fn start_with(kernel: &Kernel, folder: &Path, settings: &[(&str, &OsStr)]) -> anyhow::Result<Self> {
+        Run::of(&kernel.program, folder, settings)
+    }
+
+    /// The same where nobody else can use the kernel, as in an emulated machine.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn of(program: &Path, folder: &Path, settings: &[(&str, &OsStr)]) -> anyhow::Result<Self> {
         let port = free_port()?;
-        let mut command = Command::new(&kernel.program);
+        let mut command = Command::new(program);
         command.args(["run", "--listen", &format!("127.0.0.1:{port}")]).envs(settings.iter().copied());
         let run = Run {
             process: Process::start("grpcscope run", &mut command, &folder.join("grpcscope.log"))?,

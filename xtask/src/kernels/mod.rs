@@ -2,9 +2,9 @@
 //!
 //! kernel package → vmlinuz → initramfs with the programs → qemu → what the programs said → table and JSON.
 //!
-//! Two checks, which are programs of `tests`: `walker_check` holds what each way of capture ships against random traffic, byte by
+//! The checks are programs of `tests`: `walker_check` holds what each way of capture ships against random traffic, byte by
 //! byte; `calls_check` runs the agent itself beside tonic applications and compares every call, for every way of capture that
-//! the agent knows.
+//! the agent knows, or while that is changed (`--check change`, which `--all` leaves out).
 //!
 //! Emulation only (`-accel tcg`): it works in every container, and `/dev/kvm` may exist and not work.
 //! Deliberately without modules, disks and networks: what a run needs lies in the initramfs.
@@ -144,6 +144,8 @@ pub(crate) enum Check {
     Walker,
     /// The agent beside tonic applications, call by call.
     Calls,
+    /// The agent beside them where its way of capture goes blind: it changes to another one.
+    Change,
 }
 
 /// Values of the kernel's parameter `preempt=`.
@@ -313,6 +315,10 @@ fn jobs(args: &Args, program: &str) -> Vec<Job> {
             arguments.extend(MODELS.iter().flat_map(|model| ["--preempt".to_owned(), (*model).to_owned()]));
         }
         // Its ways of capture are those that the agent knows.
+        jobs.push(Job { program: programs::CALLS.to_owned(), backend: None, arguments });
+    }
+    if args.checks.contains(&Check::Change) {
+        let arguments = vec!["--change".to_owned()];
         jobs.push(Job { program: programs::CALLS.to_owned(), backend: None, arguments });
     }
     jobs

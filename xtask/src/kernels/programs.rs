@@ -21,7 +21,7 @@ pub(super) fn build(arch: Arch, checks: &[Check]) -> Result<Vec<PathBuf>> {
     if checks.contains(&Check::Walker) {
         names.push(WALKER);
     }
-    if checks.contains(&Check::Calls) {
+    if checks.contains(&Check::Calls) || checks.contains(&Check::Change) {
         names.extend([CALLS, "tonic_app", "grpcscope"]);
     }
     let mut build = cmd("cargo")

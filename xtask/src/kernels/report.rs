@@ -109,9 +109,11 @@ fn may_be_refused(backend: Option<Backend>, arch: Arch, version: (u32, u32)) -> 
     backend.is_some_and(|backend| version < backend.first_kernel(arch))
 }
 
-/// A line of the check of calls.
+/// A line of the check of calls, or of a change of the way of capture.
 fn line_of_calls(line: &str) -> Option<Value> {
-    serde_json::from_str(line).ok().filter(|value: &Value| value["check"] == "calls")
+    serde_json::from_str(line)
+        .ok()
+        .filter(|value: &Value| value["check"] == "calls" || value["check"] == "change")
 }
 
 fn verdict_of_line(line: &Value, arch: Arch, version: (u32, u32)) -> (Outcome, String) {
@@ -149,6 +151,16 @@ fn over_the_bar(line: &Value) -> Option<String> {
 fn words(line: &Value) -> String {
     let programs = line["instructions"].as_object().into_iter().flatten();
     let most = programs.filter_map(|(name, count)| Some((count.as_u64()?, name))).max();
+    if line["calls"].is_null() {
+        // What the metrics of `run` said.
+        return format!(
+            "preempt={} clients={} {}; missed runs: {}",
+            line["preempt"].as_str().unwrap_or("-"),
+            line["clients"],
+            line["command"].as_str().unwrap_or("-"),
+            line["missed_runs"],
+        );
+    }
     format!(
         "preempt={} clients={} calls: {}, wrong: {}, missing: {}; missed runs: {}; most instructions: {}",
         line["preempt"].as_str().unwrap_or("-"),

@@ -5,8 +5,12 @@
 //! folder, and nobody else uses the kernel. It goes through every way of capture that the agent knows, every preemption model
 //! that was asked for and this kernel has, and every number of clients, and prints a line of JSON for each.
 //!
+//! With `--change` it checks one thing more: that the agent changes its way of capture by itself when it proves blind.
+//!
 //! A way of capture that this kernel refuses is said to be refused; whether it may be is for the caller to judge.
 
+mod change;
+mod echo;
 mod preemption;
 mod run;
 mod stalls;
@@ -39,6 +43,10 @@ struct Arguments {
     /// A preemption model to set, of those that the kernel has; may be given several times. Default: the one that is set.
     #[arg(long = "preempt", value_name = "MODEL")]
     preempt: Vec<String>,
+    /// Check instead that the way of capture is changed by itself: the agent starts where programs are not interrupted, and then
+    /// they are.
+    #[arg(long, conflicts_with_all = ["backends", "preempt"])]
+    change: bool,
     /// Folder for plans, truths and logs.
     #[arg(long, default_value = "/tmp/calls_check")]
     folder: PathBuf,
@@ -63,6 +71,10 @@ fn check(arguments: &Arguments) -> anyhow::Result<bool> {
         chosen => chosen.to_vec(),
     };
     let preemption = Preemption::of_this_kernel();
+    if arguments.change {
+        let clients = arguments.clients.iter().copied().max().unwrap_or(1);
+        return change::check(&agent, &preemption, clients, &arguments.folder);
+    }
     let mut all_right = true;
     // Loading is what takes long on old kernels, so instructions are counted once, whatever the model.
     let mut loaded: BTreeMap<&str, Result<Value, String>> = BTreeMap::new();

@@ -25,21 +25,21 @@ pub(crate) struct Run<'a> {
 
 /// What was compared, over all processes.
 #[derive(Default)]
-struct Totals {
+pub(crate) struct Totals {
     /// Calls that were made and must have been seen, once on each side.
-    calls: usize,
-    matched: usize,
+    pub(crate) calls: usize,
+    pub(crate) matched: usize,
     /// Seen, and not as any call was made.
-    wrong: usize,
+    pub(crate) wrong: usize,
     /// Made, and not seen.
-    missing: usize,
-    without_method: usize,
+    pub(crate) missing: usize,
+    pub(crate) without_method: usize,
     /// The first few differences in words.
-    differences: Vec<String>,
+    pub(crate) differences: Vec<String>,
 }
 
 impl Totals {
-    fn add(&mut self, truths: &[Truth], result: &Comparison) {
+    pub(crate) fn add(&mut self, truths: &[Truth], result: &Comparison) {
         self.calls += certainly_sent(truths);
         self.matched += result.matched;
         self.wrong += result.invented.len();
@@ -47,8 +47,12 @@ impl Totals {
         self.without_method += result.without_method;
         let words = result.invented.iter().map(|call| format!("nobody made {call}"));
         let words = words.chain(result.missing.iter().map(|call| format!("not seen: {call}")));
-        self.differences.extend(words);
-        self.differences.truncate(4);
+        // What is wrong before what is missing.
+        let (wrong, missing): (Vec<String>, Vec<String>) =
+            words.partition(|words| words.starts_with("nobody"));
+        self.differences.extend(missing.into_iter().take(4));
+        self.differences.splice(..0, wrong.into_iter().take(12));
+        self.differences.truncate(24);
     }
 }
 
@@ -126,9 +130,13 @@ impl Run<'_> {
     }
 }
 
-/// The calls of a client.
-fn planned(count: u64, client: u64) -> Vec<PlannedCall> {
-    let mut calls = plan::mixed(count, client + 1);
+/// The calls of a client, of every kind.
+pub(crate) fn planned(count: u64, client: u64) -> Vec<PlannedCall> {
+    of_client(plan::mixed(count, client + 1), client)
+}
+
+/// The calls of a plan, with ids of the client's own.
+pub(crate) fn of_client(mut calls: Vec<PlannedCall>, client: u64) -> Vec<PlannedCall> {
     for call in &mut calls {
         // The server's truth knows calls by their ids alone.
         call.id += client * 1_000_000;
