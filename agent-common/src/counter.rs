@@ -92,6 +92,16 @@ counters! {
     ClassOther = "not_http2",
     /// Sockets taken for HTTP/2 that turned out not to be.
     ClassRevoked = "revoked",
+    /// Connections that were recognised by their first bytes and not followed, for the budgets.
+    LeftOut = "left_out",
+    /// Sockets likewise that look like the middle of a connection; they may be none.
+    LeftOutGuessed = "left_out_guessed",
+    /// Calls on followed connections that moved nothing but DATA and WINDOW_UPDATE, and made no record, for the budgets.
+    ShedCalls = "shed_calls",
+    /// Their bytes.
+    ShedBytes = "shed_bytes",
+    /// Frames that begin in them.
+    ShedFrames = "shed_frames",
 }
 
 /// Places in the kernel's array.

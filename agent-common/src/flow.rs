@@ -60,6 +60,10 @@ pub struct Flow {
     /// Not zero: the place in the frames is a guess that earlier calls did not refute; see
     /// [`tentative`](crate::walk::tentative).
     pub tentative: u8,
+    /// Not zero: calls were left out since the last record; see [`FLAG_SHED`](crate::ring::FLAG_SHED).
+    pub shed: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
 }
 const _: () = assert!(size_of::<Flow>() == 64);
 
@@ -186,6 +190,12 @@ pub struct Walk {
     pub open_pending: u64,
     /// How it was recognised just now, zero if it was known.
     pub recognised: u64,
+    /// `SHED_` bits, read once a call.
+    pub control: u64,
+    /// [`WHOLE`](crate::walk::WHOLE) if DATA is left out but for its frame headers, zero if not.
+    pub shed: u64,
+    /// Of the frame headers in this call those that need not be told; or [`NOT_PLAIN`](crate::walk::NOT_PLAIN) and more.
+    pub plain: u64,
 
     /// Key of the stream map.
     pub stream_key: StreamKey,

@@ -44,6 +44,17 @@ pub const FLAG_TENTATIVE: u8 = 8;
 /// any more, or what it had not read.
 pub const FLAG_UNSEEN_END: u8 = 16;
 
+/// Socket calls before this one were left out for [`SHED_DATA`]: whatever lies between the flow's record before and the
+/// first chunk of this one (the end of its call, if it has none) is the rest of a DATA frame, whole DATA frames without
+/// END_STREAM and whole WINDOW_UPDATE frames.
+pub const FLAG_SHED: u8 = 32;
+
+/// Asked of the kernel side by the agent: DATA is left out but for its frame headers, and a call that moves nothing
+/// but DATA without END_STREAM and WINDOW_UPDATE makes no record at all.
+pub const SHED_DATA: u64 = 1;
+/// Asked likewise: sockets that are recognised from now on are not followed.
+pub const SHED_CONNECTIONS: u64 = 2;
+
 /// What every record begins with.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use agent_common::flow::{
 };
 use agent_common::ring::{
     FLAG_FINAL, FLAG_TENTATIVE, FLOW_RECEIVED, FLOW_SENT, KIND_CLOSE, KIND_DATA, KIND_OPEN, KIND_UNSEEN,
-    RECOGNISED_CHAIN, RECOGNISED_PREFACE, RecordHeader, UNKNOWN_START,
+    RECOGNISED_CHAIN, RECOGNISED_PREFACE, RecordHeader, SHED_CONNECTIONS, SHED_DATA, UNKNOWN_START,
 };
 use agent_common::walk;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
@@ -18,7 +18,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use crate::buffers;
 use crate::fields::{get, set};
 use crate::kernel;
-use crate::maps::{self, CLASS_HTTP2, CLASS_NEW, CLASS_OTHER, Class};
+use crate::maps::{self, CLASS_HTTP2, CLASS_LEFT_OUT, CLASS_NEW, CLASS_OTHER, Class};
 use crate::recognise::{TRIES, give_up, recognise};
 use crate::socket::{self, Sock};
 
@@ -88,6 +88,13 @@ pub unsafe fn prepare(call: Call) -> Ready {
             set!(class.count = TRIES - 4);
             kind = CLASS_NEW;
         }
+        if kind == CLASS_LEFT_OUT {
+            if maps::control() & SHED_CONNECTIONS != 0 {
+                return NOTHING;
+            }
+            taken_up(class, call.sk.at);
+            kind = CLASS_NEW;
+        }
         let current = if call.by_message { kernel::Task::ids_only() } else { kernel::Task::current() };
         let task = current.ids;
         let walk = maps::claim(call.flow, task);
@@ -113,6 +120,7 @@ pub unsafe fn prepare(call: Call) -> Ready {
             return NOTHING;
         }
         set!(walk.recognised = 0);
+        set!(walk.control = maps::control());
         if kind == CLASS_NEW && !is_guessed(call) && !recognise(walk, class, call, (task >> 32) as u32) {
             maps::release(walk);
             return NOTHING;
@@ -132,6 +140,21 @@ pub unsafe fn prepare(call: Call) -> Ready {
         }
         address(walk, connection, flow, call, task);
         Ready { walk, flow, connection, class }
+    }
+}
+
+/// A socket that was left out is looked at again, to be joined late. Should its other flow have been followed all the same
+/// (both were recognised at once), then what passed meanwhile is a gap where TCP counts, and a hole of unknown size elsewhere.
+#[inline(never)]
+unsafe fn taken_up(class: *mut Class, sk: u64) -> u64 {
+    // SAFETY: as `prepare`.
+    unsafe {
+        let sk = Sock::untyped(sk);
+        set!(class.class = CLASS_NEW);
+        set!(class.count = 0);
+        never_returned(sk, u32::from(FLOW_SENT));
+        never_returned(sk, u32::from(FLOW_RECEIVED));
+        0
     }
 }
 
@@ -253,6 +276,8 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
             let gap = get!(walk.want);
             if gap != 0 {
                 set!(flow.tentative = 0);
+                // What was left out and what was missed would be one hole.
+                set!(flow.shed = 0);
             }
             if gap >> 31 != 0 {
                 maps::count(Counter::Backwards);
@@ -268,10 +293,12 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
         walk::begin(walk, probing);
         if probing {
             set!(flow.tentative = 0);
+            set!(flow.shed = 0);
             walk::at_boundary(flow);
         } else {
             walk::go_on_guessing(walk, flow);
         }
+        walk::prepare_shedding(walk, flow, get!(walk.control) & SHED_DATA != 0);
     }
 }
 
@@ -374,7 +401,12 @@ pub unsafe fn finish(ready: Ready, call: Call) {
                 maps::count(Counter::Resynced);
             }
         }
-        if walk::payload(walk) != 0 || get!(walk.data_ended) != 0 {
+        if !probing && get!(walk.open_pending) == 0 && walk::is_shed(walk, flow) {
+            maps::count(Counter::ShedCalls);
+            maps::add(Counter::ShedBytes, call.moved);
+            maps::add(Counter::ShedFrames, get!(walk.frames));
+            set!(flow.shed = 1);
+        } else if walk::payload(walk) != 0 || get!(walk.data_ended) != 0 {
             kernel::send(walk, flow, 0);
         }
         if get!(walk.open_pending) == 0 {

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use agent_common::flow::{Flow, Walk};
-use agent_common::ring::{FLAG_MORE, FLAG_TENTATIVE, OPEN_WAKES_EVERY_NS};
+use agent_common::ring::{FLAG_MORE, FLAG_SHED, FLAG_TENTATIVE, OPEN_WAKES_EVERY_NS};
 use agent_common::walk::{self, Memory};
 use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_get_current_task_btf};
 
@@ -185,7 +185,9 @@ pub unsafe fn send(walk: *mut Walk, flow: *mut Flow, flags: u8) {
         let payload = walk::payload(walk);
         let header = &raw mut (*walk).header;
         (*header).payload = payload as u32;
-        (*header).flags = flags;
+        let shed = core::ptr::read_volatile(&raw const (*flow).shed) != 0;
+        (*header).flags = if shed { flags | FLAG_SHED } else { flags };
+        core::ptr::write_volatile(&raw mut (*flow).shed, 0);
         (*header).sequence = if flags & FLAG_TENTATIVE != 0 {
             core::ptr::read_volatile(&raw const (*flow).sequence)
         } else {

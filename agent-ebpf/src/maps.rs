@@ -6,7 +6,7 @@ use core::ptr::null_mut;
 
 use agent_common::counter::{COUNTER_SLOTS, Counter};
 use agent_common::flow::{Connection, StreamKey, StreamState, Walk};
-use aya_ebpf::btf_maps::{LruHashMap, PerCpuArray, ProgramArray, RingBuf, SkStorage};
+use aya_ebpf::btf_maps::{Array, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SkStorage};
 use aya_ebpf::helpers::generated::{
     bpf_map_delete_elem, bpf_map_lookup_elem, bpf_map_update_elem, bpf_ringbuf_output, bpf_sk_storage_delete,
     bpf_sk_storage_get,
@@ -32,6 +32,8 @@ pub const CLASS_NEW: u32 = 0;
 pub const CLASS_OTHER: u32 = 1;
 /// HTTP/2.
 pub const CLASS_HTTP2: u32 = 2;
+/// Looks like HTTP/2, and is not followed as long as the agent asks for that.
+pub const CLASS_LEFT_OUT: u32 = 3;
 
 #[btf_map]
 static CLASSES: SkStorage<Class> = SkStorage::new();
@@ -47,6 +49,10 @@ static STREAMS: LruHashMap<StreamKey, StreamState, 65536> = LruHashMap::new();
 static RING: RingBuf<u64, 8388608> = RingBuf::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<[u64; COUNTER_SLOTS], 1> = PerCpuArray::new();
+/// What the agent asks to be left out: `SHED_` bits. The agent has it mapped (BPF_F_MMAPABLE, 5.5), so that it takes no right to
+/// change it.
+#[btf_map]
+static CONTROL: Array<u64, 1, 1024> = Array::new();
 /// Two for what is sent, two for what is received: the second is for a task that preempts another.
 #[btf_map]
 static SCRATCH: PerCpuArray<Walk, 4> = PerCpuArray::new();
@@ -123,6 +129,17 @@ unsafe fn add_slot(slot: u64, value: u64) {
         if !slots.is_null() {
             atomic_add(slots.add(slot as usize), value);
         }
+    }
+}
+
+/// What the agent asks to be left out.
+#[inline(always)]
+pub fn control() -> u64 {
+    let key = 0u32;
+    // SAFETY: the helper returns null or the whole element.
+    unsafe {
+        let control = bpf_map_lookup_elem(raw(&CONTROL), (&raw const key).cast()).cast::<u64>();
+        if control.is_null() { 0 } else { control.read_volatile() }
     }
 }
 

@@ -4,14 +4,16 @@
 use agent_common::counter::Counter;
 use agent_common::flow::Walk;
 use agent_common::frame::{FrameHeader, HEADER_BYTES, PREFACE_BYTES, SETTINGS};
-use agent_common::ring::{FLOW_RECEIVED, RECOGNISED_CHAIN, RECOGNISED_PREFACE, RECOGNISED_SETTINGS};
+use agent_common::ring::{
+    FLOW_RECEIVED, RECOGNISED_CHAIN, RECOGNISED_PREFACE, RECOGNISED_SETTINGS, SHED_CONNECTIONS,
+};
 use agent_common::walk::{self, Memory};
 
 use crate::call::Call;
 use crate::config::config;
 use crate::fields::{get, set};
 use crate::kernel::{self, User};
-use crate::maps::{self, CLASS_OTHER, Class};
+use crate::maps::{self, CLASS_LEFT_OUT, CLASS_OTHER, Class};
 use crate::socket;
 
 /// Calls in which a connection that is older than the agent may show frames that chain.
@@ -80,6 +82,13 @@ pub unsafe fn recognise(walk: *mut Walk, class: *mut Class, call: Call, pid: u32
             if tries >= TRIES || (sequenced && from_start && bytes >= HEADER_BYTES) {
                 give_up(class);
             }
+            return false;
+        }
+        // Not where the other flow of the socket is followed already.
+        if get!(walk.control) & SHED_CONNECTIONS != 0 && maps::connection_of(call.sk.at, false).is_null() {
+            set!(class.class = CLASS_LEFT_OUT);
+            let certain = recognised != RECOGNISED_CHAIN;
+            maps::count(if certain { Counter::LeftOut } else { Counter::LeftOutGuessed });
             return false;
         }
         if recognised == RECOGNISED_PREFACE {

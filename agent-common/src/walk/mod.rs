@@ -27,6 +27,7 @@ macro_rules! set {
 
 mod whole_frame;
 mod pieces;
+mod shed;
 mod streams;
 
 use crate::flow::{
@@ -35,6 +36,7 @@ use crate::flow::{
 };
 use crate::frame::HEADER_BYTES;
 use pieces::piece;
+pub use shed::{NOT_PLAIN, WHOLE, is_shed, prepare_shedding};
 use whole_frame::whole_frame;
 
 /// What the walker needs from where it runs.
@@ -217,6 +219,7 @@ pub unsafe fn step<M: Memory>(walk: *mut Walk, flow: *mut Flow) -> u64 {
                 set!(walk.probing = 0);
             }
             M::flush(walk, flow);
+            set!(walk.plain = NOT_PLAIN);
             set!(walk.position = 0);
             set!(walk.window = 0);
             set!(walk.chunk = 0);

@@ -207,11 +207,15 @@ unsafe fn header<M: Memory>(walk: *mut Walk, flow: *mut Flow) {
     set!(flow.padding = 0);
     set!(walk.frames = get!(walk.frames) + 1);
     set!(walk.found = u64::from(frame.stream & 0x7fff_ffff));
-    if frame.kind == DATA {
+    // A header in pieces was begun in another call, or was shipped with this one.
+    if whole {
+        set!(walk.plain = get!(walk.plain) + frame.is_plain());
+    }
+    if frame.kind == DATA && get!(walk.shed) == 0 {
         set!(flow.phase = (if frame.flags & PADDED != 0 { PHASE_PAD } else { PHASE_DATA }) as u8);
         // SAFETY: the module's contract.
         unsafe { enter_stream::<M>(walk, flow) };
-    } else if frame.kind <= CONTINUATION {
+    } else if frame.kind != DATA && frame.kind <= CONTINUATION {
         set!(flow.phase = PHASE_COPY as u8);
         if frame.kind == RST_STREAM {
             // SAFETY: the module's contract.

@@ -1,7 +1,7 @@
 //! A frame that lies whole in what was read: one step.
 
 use super::{FRAME_MASK, Memory, POSITION_MASK, PREFIX_END, WINDOW_BYTES, kept, place};
-use crate::flow::{Flow, PHASE_DATA, PHASE_HEADER, Walk};
+use crate::flow::{Flow, PHASE_DATA, PHASE_HEADER, PHASE_SKIP, Walk};
 use crate::frame::{CONTINUATION, DATA, END_STREAM, FrameHeader, HEADER_BYTES, PADDED, RST_STREAM};
 use crate::ring::CHUNK_BOUNDARY;
 
@@ -48,15 +48,18 @@ pub(super) unsafe fn whole_frame<M: Memory>(walk: *mut Walk, flow: *mut Flow) ->
     let mut keep = HEADER_BYTES + length;
     let mut skip = 0;
     if frame.kind == DATA {
-        let mut message = u64::from(get!(flow.message));
+        let before = u64::from(get!(flow.message));
         if frame.flags & PADDED != 0
             || stream == 0
             || get!(flow.saved) != 0
             || get!(flow.prefix_have) != 0
-            || (message != 0 && stream != get!(flow.stream))
+            || (before != 0 && stream != get!(flow.stream))
         {
             return false;
         }
+        // Without a branch: a message that takes in all frames has no prefix to be shipped.
+        let shed = get!(walk.shed);
+        let mut message = before | shed;
         keep = HEADER_BYTES;
         if message == 0 && length != 0 {
             let prefix = get!(walk.found);
@@ -82,14 +85,15 @@ pub(super) unsafe fn whole_frame<M: Memory>(walk: *mut Walk, flow: *mut Flow) ->
         set!(flow.padding = 0);
         set!(flow.left = left as u32);
         if left != 0 {
-            set!(flow.phase = PHASE_DATA as u8);
+            // PHASE_SKIP where messages are not followed.
+            set!(flow.phase = (PHASE_DATA | shed as u32 & PHASE_SKIP) as u8);
         } else {
             set!(walk.data_ended = 1);
             if frame.flags & END_STREAM != 0 {
                 message = 0;
             }
         }
-        set!(flow.message = message as u32);
+        set!(flow.message = (message & !shed) as u32);
     } else if keep > window
         || !frame.is_legal()
         || frame.kind > CONTINUATION
@@ -115,6 +119,7 @@ pub(super) unsafe fn whole_frame<M: Memory>(walk: *mut Walk, flow: *mut Flow) ->
     let moved = keep + get!(walk.skip);
     let window = get!(walk.window);
     set!(walk.frames = get!(walk.frames) + 1);
+    set!(walk.plain = get!(walk.plain) + frame.is_plain());
     set!(walk.chunk_flags = u64::from(CHUNK_BOUNDARY));
     set!(walk.window = window.saturating_sub(moved));
     set!(walk.ahead = ahead + moved);

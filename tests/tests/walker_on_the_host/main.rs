@@ -5,6 +5,8 @@
 //! found) is the matter of `walker.rs`.
 #![expect(unsafe_code, reason = "the walker works on raw pointers, since it is written for map values")]
 
+mod shedding;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 
@@ -93,9 +95,51 @@ unsafe fn ship(walk: *mut Walk) {
     }
 }
 
+/// The next call of a flow is described to the walker: buffers of these lengths, from `at` on. Where it ends, and the iovecs,
+/// which have to live as long as it is walked.
+unsafe fn describe(walk: *mut Walk, bytes: &[u8], at: usize, call: &[usize]) -> (usize, Vec<[u64; 2]>) {
+    let mut iovecs: Vec<[u64; 2]> = Vec::new();
+    let mut end = at;
+    for len in call {
+        let len = (*len).min(bytes.len() - end);
+        iovecs.push([bytes[end..].as_ptr() as u64, len as u64]);
+        end += len;
+    }
+    // SAFETY: the walk is ours.
+    unsafe {
+        (*walk).total_left = (end - at) as u64;
+        (*walk).segment_left = 0;
+        (*walk).iovec_next = iovecs.as_ptr() as u64;
+        (*walk).iovec_left = iovecs.len() as u64;
+        (*walk).iovec_cached = 0;
+        (*walk).iovec_index = 0;
+    }
+    (end, iovecs)
+}
+
+/// Walks the call to its end, which takes no more steps than it may.
+unsafe fn walk_call(walk: *mut Walk, flow: *mut Flow, bytes: usize, buffers: usize) -> Result<(), String> {
+    let mut steps = 0;
+    // SAFETY: both live, and nobody else uses them.
+    unsafe {
+        while walk::step::<Host>(walk, flow) == walk::AGAIN {
+            steps += 1;
+            if steps > 2 * bytes + 4 * buffers + 8 {
+                return Err("it does not end".to_owned());
+            }
+        }
+        if (*walk).stop != 0 || (*walk).total_left != 0 {
+            let Walk { stop, total_left, .. } = *walk;
+            return Err(format!("it stopped ({stop}) {total_left} bytes before its end"));
+        }
+    }
+    Ok(())
+}
+
 /// Walks one flow call by call; each call is a list of buffers by their lengths.
 fn walk_flow(traffic: &Traffic, from_client: bool, calls: &[Vec<usize>]) -> Result<(), String> {
     STREAMS.with_borrow_mut(HashMap::clear);
+    SHIPPED.take();
     let mut flow = Flow { first: 1, ..Flow::default() };
     flow.phase = (if from_client { PHASE_PREFACE } else { PHASE_HEADER }) as u8;
     // SAFETY: all zeros is a valid `Walk`.
@@ -103,37 +147,16 @@ fn walk_flow(traffic: &Traffic, from_client: bool, calls: &[Vec<usize>]) -> Resu
     let mut shipped = vec![false; traffic.bytes.len()];
     let mut at = 0;
     for call in calls {
-        let mut iovecs: Vec<[u64; 2]> = Vec::new();
         let start = at;
-        for len in call {
-            let len = (*len).min(traffic.bytes.len() - at);
-            iovecs.push([traffic.bytes[at..].as_ptr() as u64, len as u64]);
-            at += len;
-        }
         let walk: *mut Walk = &raw mut *walk;
         let flow: *mut Flow = &raw mut flow;
         // SAFETY: both live, and nobody else uses them.
         unsafe {
-            (*walk).total_left = (at - start) as u64;
-            (*walk).segment_left = 0;
-            (*walk).iovec_next = iovecs.as_ptr() as u64;
-            (*walk).iovec_left = iovecs.len() as u64;
-            (*walk).iovec_cached = 0;
-            (*walk).iovec_index = 0;
+            let (end, _iovecs) = describe(walk, &traffic.bytes, start, call);
+            at = end;
             walk::begin(walk, false);
-            let mut steps = 0;
-            while walk::step::<Host>(walk, flow) == walk::AGAIN {
-                steps += 1;
-                if steps > 2 * (at - start) + 4 * call.len() + 8 {
-                    return Err(format!("the call at {start} does not end"));
-                }
-            }
-            if (*walk).stop != 0 || (*walk).total_left != 0 {
-                let Walk { stop, total_left, .. } = *walk;
-                return Err(format!(
-                    "the call at {start} stopped ({stop}) {total_left} bytes before its end"
-                ));
-            }
+            walk_call(walk, flow, at - start, call.len())
+                .map_err(|fault| format!("the call at {start}: {fault}"))?;
             ship(walk);
         }
         for (delta, boundary, bytes) in SHIPPED.take() {
