@@ -180,6 +180,13 @@ impl FlowControl {
         self.early.clear();
     }
 
+    /// DATA and WINDOW_UPDATE of both flows may be missing, and nothing else.
+    pub(crate) fn leave_out_data(&mut self) {
+        self.forget_connection_update(Flow::Sent);
+        self.forget_connection_update(Flow::Received);
+        self.early.clear();
+    }
+
     /// What the sender of `flow` may send on the connection.
     pub(crate) fn connection_window(&self, flow: Flow) -> Option<Window> {
         let [sent, received] = &self.senders;

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
 use foldhash::quality::RandomState;
 
 use crate::bytes;
-use crate::connection::{Connection, Finish, Resumed, SavedConnection};
+use crate::connection::{Connection, Finish, LeftOut, Resumed, SavedConnection};
 use crate::grpc::trace_context::TraceHasher;
 use crate::header_block::Known;
 use crate::input::{Chunk, ConnectionId, Flow, Timestamp};
@@ -44,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) known: Known,
     pub(crate) observations: Waiting,
     pub(crate) trace_frames: bool,
+    pub(crate) left_out: LeftOut,
     /// What became of connections that an observer before this one knew.
     pub(crate) resumed: Resumed,
     /// Connections with an empty window.
@@ -99,6 +100,7 @@ impl Observer {
                 limits,
                 observations: Waiting::default(),
                 trace_frames: false,
+                left_out: LeftOut::default(),
                 resumed: Resumed::default(),
                 stalled: BTreeSet::new(),
                 at_stream_limit: BTreeSet::new(),
@@ -156,6 +158,27 @@ impl Observer {
             }
             self.checked_sizes = (self.connection_bytes, self.shared.timers.capacity());
         }
+    }
+
+    /// From `now` on the capturing side leaves DATA out on purpose, or does so no more: what it may leave out is said at
+    /// [`Observer::handle_left_out`]. To be said before the first chunk from which something is missing, and after the last; what was
+    /// captured for a second more is still taken to miss something. Takes a step for every stream.
+    pub fn leave_out_data(&mut self, leaves_out: bool, now: Timestamp) {
+        if !self.shared.left_out.set(leaves_out, now) {
+            return;
+        }
+        let mut ids: Vec<ConnectionId> = self.connections.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.update(id, |connection, shared| connection.lose_data(now, shared));
+        }
+    }
+
+    /// Up to `offset` a flow carried, since its last chunk, only the rest of a DATA frame, whole DATA frames that ended no stream,
+    /// and whole WINDOW_UPDATE frames, which were left out on purpose.
+    pub fn handle_left_out(&mut self, connection: ConnectionId, flow: Flow, offset: u64, time: Timestamp) {
+        let chunk = Chunk { connection, flow, offset, time, boundary: false, thread: 0, bytes: &[] };
+        self.update(connection, |connection, shared| connection.handle_left_out(&chunk, shared));
     }
 
     /// One end of a connection was closed, so that one of its flows will carry nothing more.
@@ -253,7 +276,7 @@ impl Observer {
             .collect();
         with_calls.sort_unstable_by_key(|(id, _)| **id);
         for (_, connection) in with_calls {
-            connection.visit_open_calls(&mut visit);
+            connection.visit_open_calls(self.shared.left_out.until(), &mut visit);
         }
     }
 
@@ -330,6 +353,9 @@ impl Observer {
             self.by_age.shrink_to(2 * self.by_age.len());
         }
         let mut connection = Box::new(Connection::new(id, time, &self.shared));
+        if self.shared.left_out.may_miss(time) {
+            connection.forget_windows();
+        }
         if let Some(saved) = self.saved.remove(&id) {
             connection.resume(saved);
         }

@@ -62,6 +62,8 @@ pub(crate) struct Stream {
     response_due: Moment,
     /// Bytes that may have belonged to it were lost: how it ends may never be seen.
     pub(crate) uncertain: bool,
+    /// DATA of it may have been left out on purpose.
+    data_left_out: bool,
     /// It was reset, or refused: neither end sends on it any more.
     is_closed: bool,
     /// It is among the client's open streams.
@@ -160,6 +162,7 @@ impl Stream {
             end: None,
             response_due: Moment::NEVER,
             uncertain: false,
+            data_left_out: false,
             is_closed: false,
             counts_as_open: false,
             credits,
@@ -180,7 +183,7 @@ impl Stream {
         self.handle_sign_of_life(Peer::Client);
         self.note_frame(Peer::Client, time);
         // The request begins with this block: no message of it was missed, whatever was lost before.
-        self.client.messages = MessageCounter::new();
+        self.client.messages = self.messages_from_here();
         let absent = if block.has_unknown_names { Timeout::Unknown } else { Timeout::Absent };
         self.request = Some(Request {
             method: block.path.clone(),
@@ -372,7 +375,24 @@ impl Stream {
     fn begin_response(&mut self, first: bool) {
         if !self.response_begun {
             self.response_begun = true;
-            self.server.messages = if first { MessageCounter::new() } else { MessageCounter::joined_late() };
+            self.server.messages =
+                if first { self.messages_from_here() } else { MessageCounter::joined_late() };
+        }
+    }
+
+    /// A counter for a direction that begins now.
+    fn messages_from_here(&self) -> MessageCounter {
+        if self.data_left_out { MessageCounter::joined_late() } else { MessageCounter::new() }
+    }
+
+    /// DATA and WINDOW_UPDATE of it may be missing from now on, but none that end a direction: what has ended is known.
+    pub(crate) fn leave_out_data(&mut self) {
+        self.data_left_out = true;
+        self.forget_credits();
+        for half in [&mut self.client, &mut self.server] {
+            if !half.has_ended() {
+                half.messages.handle_loss();
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use super::Stream;
-use crate::input::{ConnectionId, Flow};
+use crate::input::{ConnectionId, Flow, Timestamp};
 use crate::methods::{Shape, Shapes};
 use crate::observation::{
     Call, CallStarted, CallType, Messages, OpenCall, Outcome, Protocol, RequestEnded, StatusSource, Timeout,
@@ -79,6 +79,7 @@ impl Stream {
             last_from_client: self.client.last.get(),
             last_from_server: self.server.last.get(),
             uncertain: self.uncertain,
+            left_out_until: self.data_left_out.then_some(Timestamp(0)),
         }
     }
 

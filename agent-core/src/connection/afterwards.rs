@@ -74,6 +74,14 @@ impl Afterwards {
         self.half_closed.iter().filter_map(|stream| stream.call.as_ref())
     }
 
+    /// What follows on streams that were reset is not all seen any more: nothing is said of it.
+    pub(super) fn leave_out_data(&mut self) {
+        self.reset = VecDeque::new();
+        for call in self.half_closed.iter_mut().filter_map(|stream| stream.call.as_mut()) {
+            call.left_out_until = Some(Timestamp(0));
+        }
+    }
+
     /// Frames were lost: streams may have been closed by them.
     pub(super) fn handle_loss(&mut self) {
         self.half_closed = Vec::new();

@@ -26,6 +26,7 @@ mod ending;
 mod flow;
 mod goaway;
 mod header_blocks;
+mod left_out;
 mod pings;
 mod resume;
 mod settings;
@@ -39,6 +40,7 @@ mod windows;
 use afterwards::Afterwards;
 pub(crate) use ending::Finish;
 use flow::{FlowState, index};
+pub(crate) use left_out::LeftOut;
 use pings::Pings;
 pub use resume::{Resumed, SavedConnection, SavedFlow};
 use stalls::{Left, StallNotes, Stalls};
@@ -250,7 +252,8 @@ impl Connection {
     }
 
     /// gRPC calls whose streams are open, in the order of their ids.
-    pub(crate) fn visit_open_calls(&self, visit: &mut impl FnMut(&OpenCall)) {
+    /// DATA of those of them that are marked may have been left out until `left_out_until`.
+    pub(crate) fn visit_open_calls(&self, left_out_until: Timestamp, visit: &mut impl FnMut(&OpenCall)) {
         let half_closed = self.afterwards.iter().flat_map(|afterwards| afterwards.half_closed());
         let is_doubtful = !self.are_answers_seen();
         let open = self.streams.iter().filter_map(|(id, stream)| {
@@ -261,6 +264,9 @@ impl Connection {
         let mut calls: Vec<Cow<'_, OpenCall>> =
             half_closed.map(Cow::Borrowed).chain(open.map(Cow::Owned)).collect();
         calls.sort_unstable_by_key(|call| call.stream);
+        for call in calls.iter_mut().filter(|call| call.left_out_until.is_some()) {
+            call.to_mut().left_out_until = Some(left_out_until);
+        }
         calls.iter().for_each(|call| visit(call));
     }
 

@@ -139,11 +139,15 @@ impl Connection {
         if !known {
             self.note_opened(id);
         }
+        let left_out = shared.left_out.may_miss(chunk.time);
         let credits = if known { [None, None] } else { self.open_credits(id, missed) };
         let method_ref = block.ok().and_then(|block| self.method_refs.of(block.unknown_head()));
         self.remembered_changed |= method_ref.is_some();
         let stream = self.streams.entry(id).or_insert_with(|| Stream::new(chunk.time, false, credits));
         stream.counts_as_open = true;
+        if left_out {
+            stream.leave_out_data();
+        }
         match block {
             Ok(block) => {
                 stream.handle_request(block, method_ref, chunk.thread, chunk.time);
@@ -237,9 +241,13 @@ impl Connection {
                 self.forget_stream_limit(shared);
                 return false;
             }
+            let left_out = shared.left_out.may_miss(time);
             let credits = self.open_credits(id, joined_late);
             let mut stream = Stream::new(time, joined_late, credits);
             stream.uncertain = joined_late;
+            if left_out {
+                stream.leave_out_data();
+            }
             self.streams.insert(id, stream);
             self.note_opened(id);
             shared.set_timer(time.plus(shared.limits.request_due_ns), Timer::Request(self.id, id));
@@ -332,6 +340,8 @@ impl Connection {
                 self.remember_open_stream(id, &stream, shared);
             }
             let reset = stream.reset_by_client().map(|ended| (stream.method(), ended));
+            // Nothing is said of what follows where not all of it is seen.
+            let reset = reset.filter(|(_, ended)| !shared.left_out.may_miss(*ended));
             self.report(id, stream, shared);
             // Only behind its call: what is said of it then follows CallEnded.
             if let Some((method, ended)) = reset {

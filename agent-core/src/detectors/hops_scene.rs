@@ -39,6 +39,8 @@ pub(super) enum Ends {
 pub(super) struct Hop {
     pub(super) detectors: Detectors,
     names: std::collections::BTreeMap<&'static str, Arc<str>>,
+    /// Of the calls that end, in each direction.
+    pub(super) messages: Messages,
 }
 
 impl Hop {
@@ -49,7 +51,8 @@ impl Hop {
 
     pub(super) fn with(thresholds: Thresholds) -> Hop {
         let names = std::collections::BTreeMap::new();
-        let mut hop = Hop { detectors: Detectors::new(thresholds), names };
+        let messages = Messages { count: 1, bytes: 10, exact: true };
+        let mut hop = Hop { detectors: Detectors::new(thresholds), names, messages };
         hop.connect(SERVED, Some(1), Flow::Received, Sync::Synced, at(0));
         hop.connect(CALLS, Some(1), Flow::Sent, Sync::Synced, at(0));
         hop
@@ -151,7 +154,7 @@ impl Hop {
             Ends::Unseen => (Outcome::Unknown, None, None),
         };
         let method = self.name("/shop.Stock/Reserve");
-        let messages = Messages { count: 1, bytes: 10, exact: true };
+        let messages = self.messages;
         self.observe(Observation::CallEnded(Box::new(Call {
             connection: ConnectionId(connection),
             stream,

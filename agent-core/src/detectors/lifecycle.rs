@@ -43,8 +43,8 @@ pub enum Claim {
         ended: Side,
         /// Since the end, or the last frame from the other side after it.
         silent_ns: u64,
-        /// Complete messages from the server so far.
-        responses: u64,
+        /// Complete messages from the server so far; `None` where some may not have been seen.
+        responses: Option<u64>,
     },
     /// Nothing happens.
     Idle {
@@ -73,7 +73,9 @@ impl Claims for Claim {
         match *self {
             Claim::HalfClosed { silent_ns, responses, .. } => {
                 number("silent_seconds", Value::Ns(silent_ns));
-                number("response_messages", Value::Count(responses));
+                if let Some(responses) = responses {
+                    number("response_messages", Value::Count(responses));
+                }
             }
             Claim::Idle { silent_ns } => number("silent_seconds", Value::Ns(silent_ns)),
         }
@@ -133,6 +135,13 @@ impl Lifecycle {
         }
         self.looked = Some(now);
         visit(&mut |call| {
+            // Whether something happens is not known: nothing is said, nor that it is over.
+            if call.left_out_until.is_some_and(|until| until > now) {
+                if let Some(told) = self.told.get_mut(&(call.connection, call.stream)) {
+                    told.holds = true;
+                }
+                return;
+            }
             if let Some(connection) = connections.get(call.connection)
                 && let Some(claim) = judge(thresholds, connection, call, now)
             {
@@ -168,7 +177,8 @@ impl Lifecycle {
 fn judge(thresholds: &Thresholds, connection: &Watched, call: &OpenCall, now: Timestamp) -> Option<Claim> {
     let half_closed = match (call.client_ended, call.server_ended) {
         (Some(ended), None) => {
-            Some((Side::Client, call.last_from_server.map_or(ended, |last| last.max(ended))))
+            let last = call.last_from_server.max(call.left_out_until);
+            Some((Side::Client, last.map_or(ended, |last| last.max(ended))))
         }
         (None, Some(ended)) => Some((Side::Server, ended)),
         (None, None) | (Some(_), Some(_)) => None,
@@ -179,10 +189,11 @@ fn judge(thresholds: &Thresholds, connection: &Watched, call: &OpenCall, now: Ti
         return Some(Claim::HalfClosed {
             ended,
             silent_ns: now.since(since),
-            responses: call.response.count,
+            responses: call.response.exact.then_some(call.response.count),
         });
     }
-    let last = call.last_from_client.max(call.last_from_server).max(call.started)?;
+    // What was left out may have been a frame at any time until then.
+    let last = call.last_from_client.max(call.last_from_server).max(call.started).max(call.left_out_until)?;
     let looked_after = connection.health.last_keepalive.map_or(last, |ping| ping.max(last));
     (now.since(looked_after) >= thresholds.idle_ns).then(|| Claim::Idle { silent_ns: now.since(last) })
 }
@@ -217,6 +228,7 @@ mod tests {
             last_from_client: Some(s(1)),
             last_from_server: None,
             uncertain: false,
+            left_out_until: None,
         }
     }
 
@@ -290,6 +302,21 @@ mod tests {
         let mut scene = Scene::client();
         assert_eq!(look(&mut scene, &[call.clone()], s(400)), ["undecided half_closed_leak server_silent"]);
         assert!(look(&mut scene, &[call], s(450)).is_empty(), "once is enough for a while");
+    }
+
+    #[test]
+    fn while_data_is_left_out_a_call_is_not_said_to_be_silent_nor_to_be_so_no_more() {
+        let mut scene = Scene::client();
+        let mut call = open(WATCH);
+        (call.client_ended, call.last_from_server) = (Some(s(2)), Some(s(100)));
+        let mut look_at = |call: &OpenCall, now| look(&mut scene, std::slice::from_ref(call), now);
+        call.left_out_until = Some(Timestamp(u64::MAX));
+        assert!(look_at(&call, s(1_000)).is_empty());
+        call.left_out_until = Some(s(1_000));
+        assert!(look_at(&call, s(1_299)).is_empty());
+        assert_eq!(look_at(&call, s(1_303)), ["firing half_closed_leak server_silent"]);
+        call.left_out_until = Some(Timestamp(u64::MAX));
+        assert!(look_at(&call, s(1_310)).is_empty());
     }
 
     #[test]

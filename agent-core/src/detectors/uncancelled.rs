@@ -58,7 +58,9 @@ pub enum Claim {
         began_after_ns: Option<u64>,
         /// From that, or from its beginning, to its end or until now.
         ran_on_ns: u64,
-        /// Messages of the call, both ways, if it has ended.
+        /// It goes on.
+        is_open: bool,
+        /// Messages of the call, both ways, if it has ended and all of them were seen.
         bytes: Option<u64>,
         /// How it is known to which inbound call it belongs.
         link: Evidence,
@@ -102,14 +104,15 @@ impl Claims for Claim {
     fn evidence(&self, number: &mut dyn FnMut(&'static str, Value)) {
         let octets = |bytes: u64| Value::Bytes(i64::try_from(bytes).unwrap_or(i64::MAX));
         match *self {
-            Claim::Outbound { began_after_ns, ran_on_ns, bytes, .. } => {
+            Claim::Outbound { began_after_ns, ran_on_ns, is_open, bytes, .. } => {
                 number("ran_on_seconds", Value::Ns(ran_on_ns));
                 if let Some(began_after_ns) = began_after_ns {
                     number("began_after_seconds", Value::Ns(began_after_ns));
                 }
-                match bytes {
-                    Some(bytes) => number("call_bytes", octets(bytes)),
-                    None => number("state", Value::Word("open")),
+                if is_open {
+                    number("state", Value::Word("open"));
+                } else if let Some(bytes) = bytes {
+                    number("call_bytes", octets(bytes));
                 }
             }
             Claim::AfterEnd { ran_on_ns, bytes, trailers } => {
@@ -124,7 +127,7 @@ impl Claims for Claim {
 impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Claim::Outbound { why, began_after_ns, ran_on_ns, bytes, .. } => {
+            Claim::Outbound { why, began_after_ns, ran_on_ns, is_open, .. } => {
                 let why = match why {
                     Cause::Cancelled => "was cancelled",
                     Cause::Deadline => "ran out of time",
@@ -139,7 +142,7 @@ impl fmt::Display for Claim {
                     }
                     None => write!(f, "ran on for {ran_on} after its inbound call {why}")?,
                 }
-                f.write_str(if bytes.is_none() { ", so far" } else { "" })
+                f.write_str(if is_open { ", so far" } else { "" })
             }
             Claim::AfterEnd { ran_on_ns, bytes, trailers } => {
                 let (ran_on, trailers) =
@@ -184,26 +187,31 @@ pub(super) fn handle_outbound_ended(
     if link.said || call.outcome == Outcome::Open {
         return;
     }
-    let bytes = Some(call.request.bytes.saturating_add(call.response.bytes));
+    let is_exact = call.request.exact && call.response.exact;
+    let bytes = is_exact.then(|| call.request.bytes.saturating_add(call.response.bytes));
     match call.ended {
         Some(ended) if ended.since(at) > thresholds.grace_ns => {
-            let claim = claim(link, at, why, ended, bytes);
+            let claim = claim(link, at, why, ended, Some(bytes));
             out.fire(connection.call(call), ended, claim);
         }
         Some(_) => {}
         None => {
-            let claim = claim(link, at, why, link.started.max(at), bytes);
+            let claim = claim(link, at, why, link.started.max(at), Some(bytes));
             out.leave_undecided(connection.call(call), link.started.max(at), claim);
         }
     }
 }
 
-fn claim(link: &Outbound, at: Timestamp, why: Cause, until: Timestamp, bytes: Option<u64>) -> Claim {
+/// Of a call that has ended: its messages in bytes, where they are known. `None` of one that goes on.
+type Ended = Option<Option<u64>>;
+
+fn claim(link: &Outbound, at: Timestamp, why: Cause, until: Timestamp, ended: Ended) -> Claim {
     Claim::Outbound {
         why,
         began_after_ns: (link.started > at).then(|| link.started.since(at)),
         ran_on_ns: until.since(at.max(link.started)),
-        bytes,
+        is_open: ended.is_none(),
+        bytes: ended.flatten(),
         link: link.evidence,
     }
 }
@@ -312,10 +320,33 @@ mod tests {
             why: Cause::Cancelled,
             began_after_ns: Some(ms(200)),
             ran_on_ns: ms(100),
+            is_open: false,
             bytes: Some(20),
             link: Evidence::Trace,
         };
         assert_eq!(found, Some(claim.into()));
+    }
+
+    /// Messages that were seen in part were said to be those of the call.
+    #[test]
+    fn of_a_call_whose_messages_were_not_all_seen_no_bytes_are_told_and_it_is_not_said_to_be_open() {
+        let mut hop = ended(&Ends::Cancelled);
+        hop.messages.exact = false;
+        hop.end(CALLS, 1, at(5_000), &Ends::Ok);
+        let found = hop.detectors.poll_finding().map(|finding| finding.claim);
+        let claim = Claim::Outbound {
+            why: Cause::Cancelled,
+            began_after_ns: None,
+            ran_on_ns: ms(4_950),
+            is_open: false,
+            bytes: None,
+            link: Evidence::Trace,
+        };
+        assert_eq!(found, Some(claim.into()));
+        let mut numbers = Vec::new();
+        claim.evidence(&mut |name, _| numbers.push(name));
+        assert_eq!(numbers, ["ran_on_seconds"]);
+        assert!(!claim.to_string().contains("so far"), "{claim}");
     }
 
     #[test]

@@ -161,6 +161,21 @@ impl FrameReader {
         matches!(self.state, State::Header { have: 0 }) && !self.expect_settings
     }
 
+    /// Octets that are left of the DATA frame that is read, zero between two frames; `None` anywhere else.
+    pub(crate) fn left_of_data(&self) -> Option<u64> {
+        match self.state {
+            State::Data { remaining, .. } => Some(remaining.into()),
+            State::Header { have: 0 } if !self.expect_settings => Some(0),
+            State::Start { .. }
+            | State::Http1Head
+            | State::Http1Body { .. }
+            | State::Header { .. }
+            | State::Control { .. }
+            | State::Lost
+            | State::NotHttp2 => None,
+        }
+    }
+
     /// The frame boundary is unknown.
     pub(crate) fn is_lost(&self) -> bool {
         matches!(self.state, State::Lost)

@@ -130,6 +130,9 @@ pub struct OpenCall {
     pub last_from_server: Option<Timestamp>,
     /// Bytes that may have belonged to it were lost: it may have ended unseen.
     pub uncertain: bool,
+    /// Up to this time DATA and WINDOW_UPDATE of it may have been left out ([`Observer::leave_out_data`](crate::Observer::leave_out_data)),
+    /// and are in none of its messages and times; the end of time while they are. `None`: never since it began.
+    pub left_out_until: Option<Timestamp>,
 }
 
 impl CallStarted {
