@@ -5,7 +5,7 @@ mod made;
 
 use std::sync::Arc;
 
-use agent::budget::{Budgets, Controller, Usage};
+use agent::budget::{Budgets, Controller, Step, Usage};
 use agent::capture::kernel::Captured;
 use agent::commands::run::{MetricsListener, pipeline};
 use agent::config::Config;
@@ -290,7 +290,7 @@ fn over_budget_known_connections_are_followed_and_new_ones_are_counted_and_joine
     let uses = |node: &mut Node, memory_bytes| {
         let usage = Usage { cpu_ns: None, memory_bytes: Some(memory_bytes) };
         let (state, left_out) = node.pipeline.keep_budget(node.now, usage);
-        (state.sheds, left_out)
+        (state.step == Step::Connections, left_out)
     };
     let sends = |node: &mut Node, offset: u64, bytes: &[u8]| {
         let (time, boundary) = (node.now, node.boundary);
@@ -300,6 +300,8 @@ fn over_budget_known_connections_are_followed_and_new_ones_are_counted_and_joine
     assert_eq!(uses(&mut node, 900), (false, 0));
     node.client_sends(CALLS, &request(1, "/shop.Stock/Reserve", None, None));
     node.wait_ms(1_000);
+    assert_eq!(uses(&mut node, 1_100), (false, 0), "DATA first");
+    node.wait_ms(5_000);
     assert_eq!(uses(&mut node, 1_100), (true, 0));
 
     let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, &[])[..]].concat();
@@ -336,16 +338,84 @@ fn over_budget_known_connections_are_followed_and_new_ones_are_counted_and_joine
 }
 
 #[test]
+fn over_budget_calls_whose_data_is_left_out_have_everything_but_their_messages() {
+    let mut node = Node::within(Budgets { cpu_millicores: None, memory_bytes: Some(1_000) });
+    let uses = |node: &mut Node, memory_bytes| {
+        node.wait_ms(1_000);
+        node.pipeline.keep_budget(node.now, Usage { cpu_ns: None, memory_bytes: Some(memory_bytes) }).0.step
+    };
+    let leave_out = |node: &mut Node, bytes| {
+        let offset = &mut node.offsets[1][1];
+        *offset += bytes;
+        let (connection, flow, offset, time) = (CALLS, Flow::Received, *offset, node.now);
+        node.pipeline.handle_captured(Captured::LeftOut { connection, flow, offset, time });
+    };
+    let message = |stream, flags, bytes| {
+        frame(0, flags, stream, &[&[0, 0, 0, 0, bytes][..], &vec![7; bytes.into()]].concat())
+    };
+    let call = |node: &mut Node, stream| {
+        node.client_sends(CALLS, &request(stream, "/shop.Stock/Watch", Some("9S"), None));
+        node.client_sends(CALLS, &message(stream, END_STREAM, 10));
+        node.server_sends(CALLS, &response(stream));
+    };
+    let end = |node: &mut Node, stream| {
+        node.server_sends(CALLS, &headers(END_HEADERS | END_STREAM, stream, &[("grpc-status", b"5")]));
+        node.wait_ms(200);
+    };
+    call(&mut node, 1);
+    node.server_sends(CALLS, &message(1, 0, 20));
+    assert_eq!(uses(&mut node, 1_100), Step::Data);
+    leave_out(&mut node, 70_000);
+    call(&mut node, 3);
+    node.wait_ms(6_000);
+    let open = |node: &Node| node.sum("grpcscope_call_oldest_age_seconds", &[("side", "client")]);
+    assert!(open(&node) > 1.0);
+    for absent in ["grpcscope_call_open_messages", "grpcscope_call_silence_seconds"] {
+        assert_eq!(node.sum(absent, &[("side", "client")]), 0.0);
+    }
+    end(&mut node, 1);
+    leave_out(&mut node, 70_000);
+    end(&mut node, 3);
+    while uses(&mut node, 900) == Step::Data {}
+    node.wait_ms(1_000);
+    call(&mut node, 5);
+    node.server_sends(CALLS, &message(5, 0, 20));
+    end(&mut node, 5);
+
+    let sum =
+        |family: &str, labels: &[(&str, &str)]| node.sum(family, &[&[("side", "client")], labels].concat());
+    assert_eq!(sum("grpcscope_calls_ended_total", &[("outcome", "error"), ("start", "seen")]), 3.0);
+    assert_eq!(
+        node.sum("rpc_client_call_duration_seconds_count", &[("rpc_response_status_code", "NOT_FOUND")]),
+        3.0
+    );
+    assert_eq!(sum("grpcscope_calls_unmeasured_total", &[("histogram", "duration")]), 0.0);
+    assert_eq!(
+        sum("grpcscope_calls_unmeasured_total", &[("histogram", "sent")]),
+        1.0,
+        "the first had ended before"
+    );
+    assert_eq!(sum("grpcscope_calls_unmeasured_total", &[("histogram", "received")]), 2.0);
+    assert_eq!(sum("grpcscope_call_messages_total", &[("direction", "sent")]), 2.0);
+    assert_eq!(sum("grpcscope_call_messages_total", &[("direction", "received")]), 1.0);
+    assert_eq!(node.sum("grpcscope_findings_total", &[]), 0.0);
+    assert_eq!(node.sum("grpcscope_connections", &[("state", "synced")]), 2.0);
+}
+
+#[test]
 fn when_the_way_in_is_changed_over_budget_those_that_were_known_are_not_taken_for_new_ones() {
     let mut node = Node::within(Budgets { cpu_millicores: None, memory_bytes: Some(1_000) });
     let usage = Usage { cpu_ns: None, memory_bytes: Some(2_000) };
-    assert!(node.pipeline.keep_budget(node.now, usage).0.sheds);
+    node.pipeline.keep_budget(node.now, usage);
+    node.wait_ms(5_000);
+    assert_eq!(node.pipeline.keep_budget(node.now, usage).0.step, Step::Connections);
     node.pipeline.give_up_connections(node.now);
     node.boundary = true;
     node.client_sends(CALLS, &request(1, "/shop.Stock/Reserve", None, None));
     node.wait_ms(1_000);
     assert_eq!(node.sum("grpcscope_connections", &[]), 1.0);
-    assert_eq!(node.pipeline.keep_budget(node.now, usage).1, 0);
+    let (state, left_out) = node.pipeline.keep_budget(node.now, usage);
+    assert_eq!((state.step, left_out), (Step::Data, 0));
     node.client_sends(CALLS, &request(3, "/shop.Stock/Reserve", None, None));
     node.wait_ms(100);
     assert_eq!(node.sum("grpcscope_call_deadlines_total", &[]), 2.0);

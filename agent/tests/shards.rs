@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use agent::budget::{Budgets, Controller, Usage};
+use agent::budget::{Budgets, Controller, Step, Usage};
 use agent::capture::kernel::Captured;
 use agent::commands::run::pipelines;
 use agent::config::Config;
@@ -390,8 +390,10 @@ fn over_budget_new_connections_are_left_out_in_all_shards_and_known_ones_are_fol
     let mut all = all.within(Controller::new(budgets));
     play(&node.seen, &mut all);
     let over = Usage { memory_bytes: Some(1_001), cpu_ns: None };
-    assert!(all.keep_budget(node.now, over).0.sheds);
+    assert_eq!(all.keep_budget(node.now, over).0.step, Step::Data);
     node.seen.clear();
+    node.wait(5_000);
+    assert_eq!(all.keep_budget(node.now, over).0.step, Step::Connections);
     for at in 0..4 {
         node.call(at, "/shop.Shop/Buy");
         node.open(processes.pid(at), true, SHOP[1]);

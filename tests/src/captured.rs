@@ -90,6 +90,7 @@ impl Seen {
                         self.closed.insert(connection);
                     }
                 }
+                Captured::LeftOut { .. } => panic!("nothing is left out"),
                 Captured::Moved { .. } => {}
                 Captured::Lost { .. } => panic!("nothing is lost"),
             })?;

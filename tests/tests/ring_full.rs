@@ -32,7 +32,7 @@ fn read_all(capture: &mut KernelCapture, seen: &mut Seen, ports: [u16; 2]) {
                 seen.chunks += usize::from(ours);
             }
             Captured::Lost { records, .. } => seen.lost += u64::from(records),
-            Captured::Close { .. } | Captured::Moved { .. } => {}
+            Captured::LeftOut { .. } | Captured::Close { .. } | Captured::Moved { .. } => {}
         })
         .expect("the ring is read")
         > 0

@@ -170,7 +170,7 @@ families! {
     LATE_WORK_BYTES = Counter "grpcscope_late_work_bytes_total" in "bytes", method_labels!(),
         "DATA payload that they sent on these streams after the reset.";
     MESSAGES = Counter "grpcscope_call_messages_total", method_labels!("direction"),
-        "Messages of calls that ended, as the workload sent and received them.";
+        "Messages of calls that ended, as the workload sent and received them; those of a direction that was not seen whole are in none (grpcscope_calls_unmeasured_total).";
     RETRIES = Counter "grpcscope_call_retries_total", method_labels!("previous_attempts"),
         "Calls that were seen to start and say that they are retries, by the attempts before them (grpc-previous-rpc-attempts), 5 for five and more.";
     CALL_ERRORS = Counter "grpcscope_call_errors_total", method_labels!("rpc_response_status_code", "source"),
@@ -178,9 +178,9 @@ families! {
     OLDEST_AGE = Gauge "grpcscope_call_oldest_age_seconds" in "seconds", method_labels!(),
         "Age of the oldest call in flight, of those that were seen to start; looked at every five seconds.";
     LONGEST_SILENCE = Gauge "grpcscope_call_silence_seconds" in "seconds", method_labels!(),
-        "Longest time for which a call in flight has had no frame in either direction; looked at every five seconds.";
+        "Longest time for which a call in flight has had no frame in either direction; looked at every five seconds. Not of calls whose DATA was left out since their last frame.";
     OPEN_MESSAGES = Gauge "grpcscope_call_open_messages", method_labels!("direction"),
-        "Complete messages so far of the calls that are in flight; looked at every five seconds.";
+        "Complete messages so far of the calls that are in flight; looked at every five seconds. Absent while DATA of one of them was left out.";
     UNMEASURED = Counter "grpcscope_calls_unmeasured_total", method_labels!("histogram"),
         "Ended calls that are left out of a histogram, since they were not seen whole: duration, sent or received message bytes.";
 
@@ -272,12 +272,16 @@ families! {
         "What the kernel side counts besides: bytes left out, budgets reached, memory not read.";
     BUDGET_USED = Gauge "grpcscope_budget_used_ratio" in "ratio", &["resource"],
         "What the agent uses of its budget, if it has one: cpu (--max-cpu) on average over five seconds, memory (--max-memory).";
-    OVER_BUDGET = Gauge "grpcscope_over_budget", &[],
-        "1 while the agent follows no new connections since a budget was passed, else 0; known connections are followed in any case.";
-    OVER_BUDGET_TIMES = Counter "grpcscope_over_budget_times_total", &["resource"],
+    OVER_BUDGET = Gauge "grpcscope_over_budget", &["step"],
+        "1 while this is left out since a budget was passed, else 0: first data (messages and flow control are unknown), then connections (new ones are not followed); calls of known connections are followed in any case.";
+    OVER_BUDGET_TIMES = Counter "grpcscope_over_budget_times_total", &["resource", "step"],
         "Times that this began, by the budget that was passed: cpu, memory.";
-    OVER_BUDGET_SECONDS = Counter "grpcscope_over_budget_seconds_total" in "seconds", &[],
-        "How long no new connections were followed.";
+    OVER_BUDGET_SECONDS = Counter "grpcscope_over_budget_seconds_total" in "seconds", &["step"],
+        "How long it was left out.";
+    DATA_LEFT_OUT = Counter "grpcscope_data_left_out_bytes_total" in "bytes", &[],
+        "Bytes that followed connections moved in socket calls with nothing but DATA and WINDOW_UPDATE, of which the kernel side told nothing, since the agent was over a budget.";
+    DATA_LEFT_OUT_FRAMES = Counter "grpcscope_data_left_out_frames_total", &[],
+        "Frames that began in these.";
     LEFT_OUT = Counter "grpcscope_connections_left_out_total", &[],
         "Connections that were not followed, since the agent was over a budget; nothing else counts them or their calls. Those still open when it is over are followed from then on, as joined late.";
     FLOWS_RESUMED = Counter "grpcscope_flows_resumed_total", &["result"],

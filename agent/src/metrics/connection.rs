@@ -303,7 +303,7 @@ fn ending(side: Side, call: &Call, start_seen: bool) -> Update {
         Side::Server => (&call.response, &call.request),
     };
     for (direction, messages) in [(Direction::Sent, sent), (Direction::Received, received)] {
-        if messages.count > 0 {
+        if messages.count > 0 && messages.exact {
             update.add(Cell::Messages(direction), messages.count);
         }
     }

@@ -18,6 +18,8 @@ use super::histogram::{Histogram, ZERO_THRESHOLD};
 use agent_core::detectors::{Balanced, correlation};
 use agent_core::observation::Side;
 
+use crate::budget::Step;
+
 use super::labels::{self, Method};
 use super::series::{Cell, Direction, Distribution, Found, Key, Measure, Scope};
 use super::stalls::Stalled;
@@ -320,8 +322,8 @@ fn open_call_rows(families: &mut Collected<'_>, health: &HealthSnapshot) {
                 families.add(family, labels(), Value::Real(ns as f64 / 1e9));
             }
         }
-        for (direction, count) in [(Direction::Sent, standing.sent), (Direction::Received, standing.received)]
-        {
+        let messages = [(Direction::Sent, standing.sent), (Direction::Received, standing.received)];
+        for (direction, count) in messages.into_iter().filter(|_| !standing.left_out) {
             let mut labels = labels();
             labels.push(("direction", direction_label(direction).to_owned()));
             families.add(&names::OPEN_MESSAGES, labels, Value::Whole(count));
@@ -408,11 +410,17 @@ fn health_rows<'a>(families: &mut Collected<'a>, series: &Snapshot, health: &Hea
             add(&names::BUDGET_USED, &[("resource", resource)], Value::Real(ratio));
         }
     }
-    add(&names::OVER_BUDGET, &[], whole(u64::from(budget.sheds)));
-    add(&names::OVER_BUDGET_TIMES, &[("resource", "cpu")], whole(budget.over_cpu));
-    add(&names::OVER_BUDGET_TIMES, &[("resource", "memory")], whole(budget.over_memory));
-    add(&names::OVER_BUDGET_SECONDS, &[], Value::Real(budget.shed_ns as f64 / 1e9));
-    add(&names::LEFT_OUT, &[], whole(*left_out));
+    for (step, of_step) in Step::ALL.into_iter().filter_map(|step| Some((step, budget.of(step)?))) {
+        let label = ("step", step.name());
+        add(&names::OVER_BUDGET, &[label], whole(u64::from(budget.step >= step)));
+        add(&names::OVER_BUDGET_TIMES, &[("resource", "cpu"), label], whole(of_step.over_cpu));
+        add(&names::OVER_BUDGET_TIMES, &[("resource", "memory"), label], whole(of_step.over_memory));
+        add(&names::OVER_BUDGET_SECONDS, &[label], Value::Real(of_step.ns as f64 / 1e9));
+    }
+    let by_kernel = &health.kernel.left_out;
+    add(&names::DATA_LEFT_OUT, &[], whole(by_kernel.data_bytes));
+    add(&names::DATA_LEFT_OUT_FRAMES, &[], whole(by_kernel.data_frames));
+    add(&names::LEFT_OUT, &[], whole(left_out.saturating_add(by_kernel.connections)));
     add(&names::FLOWS_RESUMED, &[("result", "taken_up")], whole(health.resumed.taken_up));
     add(&names::FLOWS_RESUMED, &[("result", "missed")], whole(health.resumed.missed));
     add(&names::FINDINGS_FORGOTTEN, &[], whole(health.findings_forgotten));

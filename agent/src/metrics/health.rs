@@ -23,10 +23,23 @@ pub struct KernelCounters {
     pub received: u64,
     /// Records that were lost, by reason.
     pub lost: Vec<(&'static str, u64)>,
+    /// What it was asked to leave out for the budgets, and did.
+    pub left_out: LeftOutByKernel,
     /// Whatever else it counts, by kind.
     pub notes: Vec<(&'static str, u64)>,
     /// Runs that the kernel skipped, by program.
     pub missed_runs: Vec<(String, u64)>,
+}
+
+/// What the kernel side left out for the budgets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftOutByKernel {
+    /// New connections that it did not follow.
+    pub connections: u64,
+    /// Bytes of calls that made no record, since they moved nothing but DATA and WINDOW_UPDATE.
+    pub data_bytes: u64,
+    /// Frames that began in these.
+    pub data_frames: u64,
 }
 
 /// The way in which socket calls are captured.

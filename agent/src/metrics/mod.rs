@@ -30,7 +30,7 @@ use prometheus_client::registry::Registry;
 
 pub use connection::ConnectionSeries;
 pub use findings::{FindingSeries, Firing};
-pub use health::{Backend, KernelCounters, ShardQueue};
+pub use health::{Backend, KernelCounters, LeftOutByKernel, ShardQueue};
 pub(crate) use labels::Method;
 pub use labels::Workload;
 pub use open_calls::OpenCalls;

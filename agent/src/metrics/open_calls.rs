@@ -30,6 +30,8 @@ pub(super) struct Standing {
     /// Messages from the workload, and to it.
     pub(super) sent: u64,
     pub(super) received: u64,
+    /// There may have been more of them, since DATA was left out.
+    pub(super) left_out: bool,
 }
 
 /// One look at all calls that are open.
@@ -49,7 +51,10 @@ impl OpenCalls {
         let age = |since: Timestamp| now.since(since);
         standing.oldest_ns = standing.oldest_ns.max(call.started.map(age));
         let last = call.last_from_client.max(call.last_from_server).max(call.started);
-        standing.silent_ns = standing.silent_ns.max(last.map(age));
+        // Since then nothing that it sent was left out.
+        let is_known = call.left_out_until.is_none_or(|until| last.is_some_and(|last| last >= until));
+        standing.silent_ns = standing.silent_ns.max(last.filter(|_| is_known).map(age));
+        standing.left_out |= call.left_out_until.is_some();
         let (sent, received) = match side {
             Side::Client => (call.request.count, call.response.count),
             Side::Server => (call.response.count, call.request.count),
@@ -65,6 +70,7 @@ impl OpenCalls {
             let Some(standing) = all.place(group.clone()) else { continue };
             standing.oldest_ns = standing.oldest_ns.max(of_one.oldest_ns);
             standing.silent_ns = standing.silent_ns.max(of_one.silent_ns);
+            standing.left_out |= of_one.left_out;
             standing.sent = standing.sent.saturating_add(of_one.sent);
             standing.received = standing.received.saturating_add(of_one.received);
         }

@@ -66,8 +66,7 @@ pub trait Handler: Sized {
     /// It does not work any more.
     fn conclude(self, now: Timestamp) -> anyhow::Result<()>;
 
-    /// Takes what the process uses, once a second, and decides whether connections that are new are followed
-    /// ([`Pipeline::keep_budget`]).
+    /// Takes what the process uses, once a second, and decides what is left out ([`Pipeline::keep_budget`]).
     fn keep_budget(&mut self, now: Timestamp, usage: Usage) -> (BudgetState, u64);
 
     /// What is told of all together.

@@ -18,7 +18,7 @@ use agent_core::detectors::{Detectors, Facts, Finding, Thresholds, Wasted};
 use agent_core::observation::{CallStarted, OpenCall, Stall};
 use agent_core::{ConnectionId, Limits, Observation, Observer, Resumed, SavedConnection, Timestamp};
 
-use crate::budget::{BudgetState, Budgets, Change, Controller, Usage};
+use crate::budget::{BudgetState, Budgets, Change, Controller, Step, Usage};
 use crate::capture::kernel::Captured;
 use crate::identity::Identities;
 
@@ -99,25 +99,35 @@ pub trait Listener {
     fn handle_look(&mut self, _detectors: &Detectors) {}
 }
 
-/// Asks `budget` whether connections that are new are to be left out from now on, if that changes, and says so.
-fn look_at(budget: &mut Controller, now: Timestamp, usage: Usage, left_out: u64) -> Option<bool> {
+/// Asks `budget` what is to be left out from now on, if that changes, and says so.
+fn look_at(budget: &mut Controller, now: Timestamp, usage: Usage) -> Option<Step> {
     let change = budget.look(now, usage)?;
     let state = budget.state();
     match change {
-        Change::Over(resource) => {
+        Change::Over(resource, step) => {
+            let what = match step {
+                Step::Nothing | Step::Data => {
+                    "over budget: DATA is left out, and with it what is known of messages and flow control; calls are followed"
+                }
+                Step::Connections => {
+                    "still over budget: new connections are not followed either, known ones are"
+                }
+            };
             tracing::warn!(
                 resource = resource.name(),
                 cpu_of_budget = state.cpu_ratio,
                 memory_of_budget = state.memory_ratio,
-                "over budget: new connections are not followed, known ones are"
+                "{what}"
             );
-            Some(true)
         }
-        Change::Within(_) => {
-            tracing::info!(left_out, "well below the budgets: new connections are followed again");
-            Some(false)
+        Change::Within(_, Step::Nothing) => {
+            tracing::info!("well below the budgets: DATA is seen again");
+        }
+        Change::Within(_, Step::Data | Step::Connections) => {
+            tracing::info!("well below the budgets: new connections are followed again");
         }
     }
+    Some(state.step)
 }
 
 /// How often all open calls are looked at: each of them is visited.
@@ -166,18 +176,21 @@ impl<L: Listener> Pipeline<L> {
         Pipeline { budget, ..self }
     }
 
-    /// Takes what the process uses, once a second, and decides whether connections that are new are followed. What has come of
-    /// the budgets so far, and how many connections were not followed.
+    /// Takes what the process uses, once a second, and decides what is left out. What has come of the budgets so far, and how many
+    /// connections were not followed of those that the kernel side told of.
     pub fn keep_budget(&mut self, now: Timestamp, usage: Usage) -> (BudgetState, u64) {
-        if let Some(sheds) = look_at(&mut self.budget, now, usage, self.left_out.total()) {
-            self.shed(sheds);
+        if let Some(step) = look_at(&mut self.budget, now, usage) {
+            self.shed(step, now);
         }
         (self.budget.state(), self.left_out.total())
     }
 
-    /// Whether connections that are new are left out from now on.
-    fn shed(&mut self, sheds: bool) {
-        if sheds {
+    /// What is left out from now on.
+    fn shed(&mut self, step: Step, now: Timestamp) {
+        self.drain();
+        self.observer.leave_out_data(step != Step::Nothing, now);
+        self.drain();
+        if step == Step::Connections {
             self.left_out.begin();
         } else {
             self.left_out.end();
@@ -225,6 +238,10 @@ impl<L: Listener> Pipeline<L> {
                     self.follow(Subject::new(chunk.connection, pid, None, &self.identities));
                 }
                 self.observer.handle_chunk(chunk);
+                self.drain_if_due();
+            }
+            Captured::LeftOut { connection, flow, offset, time } => {
+                self.observer.handle_left_out(connection, flow, offset, time);
                 self.drain_if_due();
             }
             Captured::Close { connection, flow, is_final, unseen, time, .. } => {
@@ -317,6 +334,7 @@ impl<L: Listener> Pipeline<L> {
         // Those that are known now would look like new ones.
         self.budget.begin_anew();
         self.left_out.end();
+        self.observer.leave_out_data(false, now);
         let saved: Vec<SavedConnection> = self.observer.save().collect();
         self.observer.finish(now);
         self.observer.resume(saved, now);
@@ -362,7 +380,10 @@ impl<L: Listener> Pipeline<L> {
         match captured {
             Captured::Open { .. } | Captured::Chunk { .. } => self.left_out.insert(connection),
             Captured::Close { is_final: true, .. } => self.left_out.remove(connection),
-            Captured::Close { .. } | Captured::Moved { .. } | Captured::Lost { .. } => {}
+            Captured::LeftOut { .. }
+            | Captured::Close { .. }
+            | Captured::Moved { .. }
+            | Captured::Lost { .. } => {}
         }
         true
     }

@@ -195,6 +195,8 @@ pub fn watch<H: Handler>(
                 change(capture, pipeline, &blind, &mut tell)?;
             }
             let (budget, left_out) = pipeline.keep_budget(now, budget::usage(capture.ring_bytes()));
+            // What is handled from here on is known to miss something before anything is.
+            capture.shed(budget.step);
             tell(pipeline.told(), Watched::Budget(budget, left_out));
             tell(pipeline.told(), Watched::Resumed(resumed));
             tell(pipeline.told(), Watched::Counters(&capture.counters()?));
@@ -234,6 +236,7 @@ impl From<&Counters> for crate::metrics::KernelCounters {
     fn from(counters: &Counters) -> Self {
         use agent_common::counter::Counter;
         let is_loss = |counter: Counter| counter == Counter::LostRingFull;
+        let told_apart = [Counter::Produced, Counter::LeftOut, Counter::ShedBytes, Counter::ShedFrames];
         let named = |(counter, count): &(Counter, u64)| (counter.name(), *count);
         crate::metrics::KernelCounters {
             produced: counters.produced(),
@@ -242,10 +245,15 @@ impl From<&Counters> for crate::metrics::KernelCounters {
             notes: counters
                 .kernel
                 .iter()
-                .filter(|(counter, _)| !is_loss(*counter) && *counter != Counter::Produced)
+                .filter(|(counter, _)| !is_loss(*counter) && !told_apart.contains(counter))
                 .map(named)
                 .chain([("malformed", counters.malformed), ("missing", counters.missing)])
                 .collect(),
+            left_out: crate::metrics::LeftOutByKernel {
+                connections: counters.kernel(Counter::LeftOut),
+                data_bytes: counters.kernel(Counter::ShedBytes),
+                data_frames: counters.kernel(Counter::ShedFrames),
+            },
             missed_runs: counters.missed_runs.clone(),
         }
     }

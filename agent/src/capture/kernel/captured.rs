@@ -28,6 +28,18 @@ pub enum Captured<'a> {
         /// The piece; without bytes it says how far the hole before it reaches.
         chunk: Chunk<'a>,
     },
+    /// Up to here a flow carried, since its last chunk, what was left out on purpose and nothing else: the rest of a DATA frame, whole
+    /// DATA frames that ended no stream, and whole WINDOW_UPDATE frames.
+    LeftOut {
+        /// The connection.
+        connection: ConnectionId,
+        /// The flow.
+        flow: Flow,
+        /// Where what follows begins.
+        offset: u64,
+        /// When that was seen.
+        time: Timestamp,
+    },
     /// A flow ended, or the socket was closed.
     Close {
         /// The connection.
@@ -72,6 +84,7 @@ impl Captured<'_> {
         match self {
             Captured::Chunk { chunk, .. } => chunk.connection,
             Captured::Open { connection, .. }
+            | Captured::LeftOut { connection, .. }
             | Captured::Close { connection, .. }
             | Captured::Moved { connection, .. }
             | Captured::Lost { connection, .. } => *connection,

@@ -7,6 +7,7 @@ pub mod blindness;
 pub mod btf;
 mod captured;
 pub mod choice;
+mod control;
 mod instructions;
 pub mod load;
 pub mod offsets;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 
+use crate::budget::Step;
 use crate::rights::Later;
 
 pub use blindness::Blind;
@@ -66,6 +68,7 @@ const RECORDS_TOGETHER: usize = 1 << 16;
 pub struct KernelCapture {
     options: Options,
     loaded: load::Loaded,
+    control: control::Control,
     ring: RingBuf<MapData>,
     sleep: sleep::Sleep,
     /// What was read last was the opening of a connection.
@@ -93,6 +96,7 @@ impl KernelCapture {
         give_back_memory();
         let (ring, sleep) = take_ring(&mut loaded, options)?;
         Ok(KernelCapture {
+            control: control::Control::of(&loaded)?,
             ring,
             sleep,
             opened: false,
@@ -166,6 +170,7 @@ impl KernelCapture {
             self.loaded.reason.push_str(&format!("; not usable: {}", failures.join("; ")));
         }
         (self.ring, self.sleep) = take_ring(&mut self.loaded, &self.options)?;
+        self.control = control::Control::of(&self.loaded)?;
         give_back_memory();
         self.reader.begin_anew();
         self.watch = blindness::Watch::default();
@@ -185,6 +190,12 @@ impl KernelCapture {
         let kernel = statistics::kernel(&self.loaded)?;
         self.retired.add(&Counters { kernel, missed_runs, ..Counters::default() });
         Ok(())
+    }
+
+    /// What the step leaves out is left out from now on; whoever takes what is captured has to know before. Programs that are changed
+    /// to leave out nothing.
+    pub fn shed(&self, step: Step) {
+        self.control.shed(step);
     }
 
     /// The way in that was chosen.

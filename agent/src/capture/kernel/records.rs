@@ -1,7 +1,7 @@
 //! From the bytes of a record to [`Captured`].
 
 use agent_common::ring::{
-    CHUNK_BOUNDARY, Endpoints, FLAG_FINAL, FLAG_MORE, FLAG_RESET, FLAG_TENTATIVE, FLAG_UNSEEN_END,
+    CHUNK_BOUNDARY, Endpoints, FLAG_FINAL, FLAG_MORE, FLAG_RESET, FLAG_SHED, FLAG_TENTATIVE, FLAG_UNSEEN_END,
     FLOW_RECEIVED, FLOW_SENT, KIND_CLOSE, KIND_DATA, KIND_OPEN, KIND_UNSEEN, RecordHeader,
 };
 use agent_core::{Chunk, ConnectionId, Flow, Timestamp};
@@ -91,6 +91,9 @@ impl Reader {
             self.tentative.keep(header, payload);
             return Some(());
         }
+        // Of a flow whose last record is not known it cannot be told whether others are missing.
+        let sheds =
+            header.flags & FLAG_SHED != 0 && self.next.contains_key(&(header.connection, header.flow));
         let (records, bytes, missed) = self.go_on(&header);
         if records > 0 {
             sink(Captured::Lost { connection, flow, records, time });
@@ -115,6 +118,11 @@ impl Reader {
             KIND_DATA => {
                 for before in self.tentative.confirmed_by(&header) {
                     chunks(&before.header, flow, &before.payload, sink)?;
+                }
+                // With records that are missing it would be one hole with what was in these.
+                if sheds && records == 0 {
+                    let offset = first_of(&header, payload)?;
+                    sink(Captured::LeftOut { connection, flow, offset, time });
                 }
                 chunks(&header, flow, payload, sink)?;
             }
@@ -189,6 +197,12 @@ impl Reader {
         }
         (missing, end - start, missed.min(end - start))
     }
+}
+
+/// Where the first chunk of a record begins, or the end of its call if it has none.
+fn first_of(header: &RecordHeader, payload: &[u8]) -> Option<u64> {
+    let delta = payload.first_chunk().map_or(header.moved, |delta| u32::from_ne_bytes(*delta));
+    header.offset.checked_add(delta.into())
 }
 
 fn chunks(
@@ -297,6 +311,7 @@ mod tests {
                 Captured::Chunk { chunk, .. } => {
                     format!("{}{} {:?}", chunk.offset, if chunk.boundary { "!" } else { "" }, chunk.bytes)
                 }
+                Captured::LeftOut { offset, .. } => format!("left out to {offset}"),
                 Captured::Lost { records, .. } => format!("lost {records}"),
                 Captured::Close { unseen: true, .. } => "close with an unseen end".to_owned(),
                 Captured::Close { reset, is_final, .. } => format!("close {reset} {is_final}"),
@@ -320,6 +335,26 @@ mod tests {
         let mut reader = Reader::default();
         let record = record(KIND_DATA, FLAG_MORE, 0, 50, &chunk(0, 0, &[1]));
         assert_eq!(seen(&mut reader, &record), ["100 [1]"]);
+    }
+
+    #[test]
+    fn what_was_left_out_before_a_record_reaches_up_to_its_first_chunk_unless_records_are_missing() {
+        let mut reader = Reader::default();
+        let shed = |sequence, payload: &[u8]| record(KIND_DATA, FLAG_SHED, sequence, 50, payload);
+        assert_eq!(
+            seen(&mut reader, &shed(0, &[])),
+            ["150 []"],
+            "of the flow's first record nothing is known"
+        );
+        assert_eq!(
+            seen(&mut reader, &shed(1, &chunk(20, CHUNK_BOUNDARY, &[1]))),
+            ["left out to 120", "120! [1]", "150 []"]
+        );
+        assert_eq!(seen(&mut reader, &shed(2, &[])), ["left out to 150", "150 []"]);
+        assert_eq!(
+            seen(&mut reader, &shed(4, &chunk(20, CHUNK_BOUNDARY, &[1]))),
+            ["lost 1", "120! [1]", "150 []"]
+        );
     }
 
     #[test]

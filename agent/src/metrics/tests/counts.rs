@@ -105,6 +105,10 @@ fn d7_calls_in_flight_have_an_age_and_a_silence_until_they_are_gone() {
     let over = OpenCall { server_ended: Some(Timestamp(4_000 * MS)), ..open_call() };
     assert_eq!(look(&[over]), [0.0; 4], "what its server has ended is not in flight");
     assert_eq!(look(&[]), [0.0; 4]);
+    // Its last frame was seen at four seconds.
+    let left_out = |until| OpenCall { left_out_until: Some(Timestamp(until)), ..open_call() };
+    assert_eq!(look(&[left_out(5_000 * MS)]), [8.0, 0.0, 0.0, 0.0], "it may have sent since");
+    assert_eq!(look(&[left_out(3_000 * MS)]), [8.0, 5.0, 0.0, 0.0]);
 }
 
 #[test]

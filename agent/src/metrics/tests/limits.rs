@@ -60,7 +60,9 @@ fn many_workloads_with_every_status_stay_under_the_limit() {
     assert!(encoded(&metrics, Format::Text).len() <= 6_000_000);
 }
 
-const AGENT: [&str; 22] = [
+const AGENT: [&str; 24] = [
+    "grpcscope_data_left_out_bytes_total",
+    "grpcscope_data_left_out_frames_total",
     "grpcscope_over_budget",
     "grpcscope_over_budget_times_total",
     "grpcscope_over_budget_seconds_total",

@@ -255,6 +255,7 @@ fn everything() -> (Metrics, Vec<ConnectionSeries>) {
         produced: 10,
         received: 9,
         lost: vec![("ring_full", 1)],
+        left_out: LeftOutByKernel { connections: 4, data_bytes: 70_000, data_frames: 5 },
         notes: vec![("gap_bytes", 7)],
         missed_runs: vec![("sock_send_length".to_owned(), 0)],
     });
@@ -342,6 +343,7 @@ fn open_call() -> OpenCall {
         last_from_client: Some(Timestamp(2_000 * MS)),
         last_from_server: Some(Timestamp(4_000 * MS)),
         uncertain: false,
+        left_out_until: None,
     }
 }
 

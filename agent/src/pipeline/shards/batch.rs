@@ -3,6 +3,7 @@
 use agent_common::ring::Endpoints;
 use agent_core::{Chunk, ConnectionId, Flow, SavedConnection, Timestamp};
 
+use crate::budget::Step;
 use crate::capture::kernel::Captured;
 
 /// A batch with so many events or more is handed over: enough that the hand-over costs little for each.
@@ -25,12 +26,13 @@ enum Event {
     Open { connection: ConnectionId, time: Timestamp, pid: u32, thread: u32 },
     Chunk(ChunkEvent),
     Close { connection: ConnectionId, flow: Flow, reset: bool, is_final: bool, unseen: bool, time: Timestamp },
+    LeftOut { connection: ConnectionId, flow: Flow, offset: u64, time: Timestamp },
     Moved { connection: ConnectionId, bytes: u64, missed: u64 },
     Lost { connection: ConnectionId, flow: Flow, records: u32, time: Timestamp },
     Resume(Box<SavedConnection>, Timestamp),
     Begin(Timestamp),
     Timeout(Timestamp),
-    Shed(bool),
+    Shed(Step, Timestamp),
 }
 
 #[derive(Debug)]
@@ -57,8 +59,8 @@ pub(super) enum Item<'a> {
     Begin(Timestamp),
     /// All that was captured before it has been handed over.
     Timeout(Timestamp),
-    /// Whether connections that are new are left out from now on.
-    Shed(bool),
+    /// What is left out from now on.
+    Shed(Step, Timestamp),
 }
 
 impl Batch {
@@ -89,6 +91,9 @@ impl Batch {
             Captured::Close { connection, flow, reset, is_final, unseen, time } => {
                 Event::Close { connection, flow, reset, is_final, unseen, time }
             }
+            Captured::LeftOut { connection, flow, offset, time } => {
+                Event::LeftOut { connection, flow, offset, time }
+            }
             Captured::Moved { connection, bytes, missed } => Event::Moved { connection, bytes, missed },
             Captured::Lost { connection, flow, records, time } => {
                 Event::Lost { connection, flow, records, time }
@@ -111,9 +116,9 @@ impl Batch {
         self.events.push(Event::Timeout(before));
     }
 
-    /// Whether connections that are new are left out from now on.
-    pub(super) fn push_shed(&mut self, sheds: bool) {
-        self.events.push(Event::Shed(sheds));
+    /// What is left out from now on.
+    pub(super) fn push_shed(&mut self, step: Step, now: Timestamp) {
+        self.events.push(Event::Shed(step, now));
     }
 
     /// Hands out everything in its order; the batch is empty then.
@@ -137,6 +142,9 @@ impl Batch {
                 Event::Close { connection, flow, reset, is_final, unseen, time } => {
                     Item::Captured(Captured::Close { connection, flow, reset, is_final, unseen, time })
                 }
+                Event::LeftOut { connection, flow, offset, time } => {
+                    Item::Captured(Captured::LeftOut { connection, flow, offset, time })
+                }
                 Event::Moved { connection, bytes, missed } => {
                     Item::Captured(Captured::Moved { connection, bytes, missed })
                 }
@@ -146,7 +154,7 @@ impl Batch {
                 Event::Resume(saved, now) => Item::Resume(*saved, now),
                 Event::Begin(now) => Item::Begin(now),
                 Event::Timeout(before) => Item::Timeout(before),
-                Event::Shed(sheds) => Item::Shed(sheds),
+                Event::Shed(step, now) => Item::Shed(step, now),
             });
         }
         self.bytes.clear();

@@ -264,9 +264,9 @@ where
 
     fn keep_budget(&mut self, now: Timestamp, usage: Usage) -> (BudgetState, u64) {
         let left_out = self.shards.iter().map(|shard| shard.said.left_out()).sum();
-        if let Some(sheds) = look_at(&mut self.budget, now, usage, left_out) {
+        if let Some(step) = look_at(&mut self.budget, now, usage) {
             for shard in &mut self.shards {
-                shard.filling.push_shed(sheds);
+                shard.filling.push_shed(step, now);
             }
         }
         (self.budget.state(), left_out)

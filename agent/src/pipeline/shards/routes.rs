@@ -62,7 +62,10 @@ impl Routes {
         let connection = captured.connection();
         let pid = match *captured {
             Captured::Open { pid, .. } | Captured::Chunk { pid, .. } => Some(pid),
-            Captured::Close { .. } | Captured::Moved { .. } | Captured::Lost { .. } => None,
+            Captured::LeftOut { .. }
+            | Captured::Close { .. }
+            | Captured::Moved { .. }
+            | Captured::Lost { .. } => None,
         };
         let (shard, is_new) = match self.known(connection) {
             Some(shard) => (shard, false),

@@ -105,7 +105,7 @@ impl<L: Listener> Shard<L> {
             }
             Item::Resume(saved, now) => self.pipeline.resume(vec![saved], now),
             Item::Begin(now) => self.pipeline.begin(now),
-            Item::Shed(sheds) => self.pipeline.shed(sheds),
+            Item::Shed(step, now) => self.pipeline.shed(step, now),
             Item::Timeout(before) => {
                 let (board, number) = (&self.board, self.number);
                 self.pipeline

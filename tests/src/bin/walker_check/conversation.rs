@@ -360,6 +360,8 @@ pub(crate) fn finish_all(running: &mut [Conversation], capture: &mut KernelCaptu
                 };
                 seen.closes.entry(connection.0).or_default()[kind] += 1;
             }
+            // Not asked for.
+            Captured::LeftOut { .. } => seen.lost += 1,
             Captured::Moved { .. } => {}
             Captured::Lost { records, .. } => seen.lost += u64::from(records),
         })?;
