@@ -26,12 +26,8 @@ impl Programs {
             profile = "release";
         }
         build.run()?;
-        let folder = match std::env::var_os("CARGO_TARGET_DIR") {
-            Some(target) => repo::root().join(target),
-            None => repo::root().join("target"),
-        };
         let program = |name: &str| {
-            let path = folder.join(profile).join(name);
+            let path = repo::target().join(profile).join(name);
             path.is_file().then_some(path).with_context(|| format!("cargo did not build {name}"))
         };
         Ok(Programs { grpcscope: program("grpcscope")?, demo: program("grpcscope-demo")? })

@@ -15,6 +15,11 @@ pub(crate) fn cache() -> PathBuf {
     }
 }
 
+/// Where cargo builds: `$CARGO_TARGET_DIR`, else `target/`.
+pub(crate) fn target() -> PathBuf {
+    root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+}
+
 /// Whether this is a run of continuous integration, where a missing need is an error and not a skip.
 pub(crate) fn is_ci() -> bool {
     std::env::var("CI").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"))

@@ -27,7 +27,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options, json: bool, update: bool) -> Result<()> {
     if options.from.is_none() {
         cmd("cargo")
-            .args(["build", "--quiet", "--release", "--package", "agent", "--bins"])
+            .args(["build", "--quiet", "--profile", "dist", "--package", "agent", "--bins"])
             .dir(repo::root())
             .run()?;
         // Says what it installs, and does nothing when all is there.
@@ -50,6 +50,8 @@ pub(crate) fn run(options: &Options, json: bool, update: bool) -> Result<()> {
     arguments.extend(update.then(|| "--update".to_owned()));
     cmd("cargo")
         .env("GRPCSCOPE_CACHE", repo::cache())
+        // What is shipped; a plain release is not optimised over crates.
+        .env("GRPCSCOPE_BIN", repo::target().join("dist/grpcscope"))
         .args(["run", "--quiet", "--release", "--package", "tests", "--bin", "overhead", "--"])
         .args(arguments)
         .dir(repo::root())
