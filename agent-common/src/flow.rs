@@ -116,6 +116,8 @@ pub struct StreamState {
 
 /// Iovecs that are read at once.
 pub const IOVECS: u64 = 8;
+/// Room for what is put together of small buffers: twice what is kept there, so that one more read always fits.
+pub const GATHER_BYTES: usize = 1024;
 /// Room for the chunks of a record: twice what the position mask allows, so that one more read always fits.
 pub const OUT_BYTES: usize = 16384;
 
@@ -133,7 +135,7 @@ pub struct Walk {
     pub unread: u64,
     /// When a connection that was opened woke the reader from here.
     pub open_woke_ns: u64,
-    /// Address of the next byte.
+    /// Address of the next byte; see `gathered`.
     pub cursor: u64,
     /// Bytes from there that are in this buffer.
     pub segment_left: u64,
@@ -149,6 +151,8 @@ pub struct Walk {
     pub iovec_index: u64,
     /// Not zero: the iovecs (not the data) are in kernel memory.
     pub iovec_kernel: u64,
+    /// Not zero: `cursor` is not an address but a place in `gather`.
+    pub gathered: u64,
 
     /// Bytes of the call before `cursor`.
     pub at: u64,
@@ -203,6 +207,8 @@ pub struct Walk {
     pub stream_state: StreamState,
     /// Iovecs read ahead: address, length.
     pub iovecs: [[u64; 2]; IOVECS as usize],
+    /// Small buffers that follow each other, put together.
+    pub gather: [u8; GATHER_BYTES],
     /// The KIND_OPEN record to send first.
     pub open: OpenRecord,
     /// The record: its header, and its chunks right behind.

@@ -1,11 +1,13 @@
 //! Where the bytes of a socket call are.
 //!
 //! After the call they stand in the caller's buffers: behind the registers of the system call (tp_btf), or
-//! just before where the iterator stands now (fexit, kretprobe). Either way the result is a first buffer and the
-//! iovecs that follow it.
+//! just before where the iterator stands now (fexit, kretprobe). Either way the result is one buffer, or iovecs.
+
+use core::hint::cold_path;
 
 use agent_common::counter::Counter;
 use agent_common::flow::{IOVECS, Walk};
+use agent_common::ring::FLOW_SENT;
 use aya_ebpf::helpers::generated::bpf_task_pt_regs;
 
 use crate::config::config;
@@ -29,23 +31,23 @@ unsafe fn one(walk: *mut Walk, address: u64, moved: u64) -> u32 {
     FOUND
 }
 
-/// A first buffer and iovecs, or only these.
+/// Iovecs in user memory.
 #[inline(always)]
-unsafe fn many(walk: *mut Walk, address: u64, count: u64, kernel: u64) -> u32 {
+unsafe fn many(walk: *mut Walk, address: u64, count: u64) -> u32 {
     // SAFETY: `walk` is a map value that the caller owns.
     unsafe {
         set!(walk.iovec_next = address);
         set!(walk.iovec_left = count);
         set!(walk.iovec_cached = 0);
         set!(walk.iovec_index = 0);
-        set!(walk.iovec_kernel = kernel);
+        set!(walk.iovec_kernel = 0);
     }
     FOUND
 }
 
 /// From the registers with which the task entered the kernel; [`FOUND`], or the counter that says why not.
 #[inline(always)]
-pub unsafe fn of_system_call(walk: *mut Walk, task: u64, moved: u64) -> u32 {
+pub unsafe fn of_system_call(walk: *mut Walk, task: u64, flow: u32, moved: u64) -> u32 {
     // SAFETY: task and registers are pointers that the verifier knows; `walk` is a map value that the
     // caller owns.
     unsafe {
@@ -59,32 +61,40 @@ pub unsafe fn of_system_call(walk: *mut Walk, task: u64, moved: u64) -> u32 {
         let number: u64 = field::<u32>(regs, config!(REGS_NUMBER)).into();
         let second: u64 = field(regs, config!(REGS_SECOND));
         let third: u64 = field(regs, config!(REGS_THIRD));
-        if number == config!(NR_READ)
-            || number == config!(NR_WRITE)
-            || number == config!(NR_SENDTO)
-            || number == config!(NR_RECVFROM)
-        {
+        // Those of the flow alone: each comparison is code that has to be fetched.
+        let sent = flow == u32::from(FLOW_SENT);
+        let (plain, with_address) = if sent {
+            (config!(NR_WRITE), config!(NR_SENDTO))
+        } else {
+            (config!(NR_READ), config!(NR_RECVFROM))
+        };
+        if number == plain || number == with_address {
             if third < moved {
+                cold_path();
                 return Counter::ShortBuffers as u32;
             }
             return one(walk, second, moved);
         }
-        if number == config!(NR_READV)
-            || number == config!(NR_WRITEV)
-            || number == config!(NR_PREADV2)
-            || number == config!(NR_PWRITEV2)
-        {
-            return many(walk, second, third, 0);
-        }
-        if number == config!(NR_SENDMSG) || number == config!(NR_RECVMSG) {
+        let message = if sent { config!(NR_SENDMSG) } else { config!(NR_RECVMSG) };
+        if number == message {
             // struct user_msghdr: msg_iov and msg_iovlen at 16 on 64-bit machines.
             let to = (&raw mut (*walk).iovecs).cast::<u8>();
             if read_user(to, 16, second + 16) < 0 {
+                cold_path();
                 return Counter::Fault as u32;
             }
             let words = to.cast::<u64>();
-            return many(walk, words.read_volatile(), words.add(1).read_volatile(), 0);
+            return many(walk, words.read_volatile(), words.add(1).read_volatile());
         }
+        let (vector, at_offset) = if sent {
+            (config!(NR_WRITEV), config!(NR_PWRITEV2))
+        } else {
+            (config!(NR_READV), config!(NR_PREADV2))
+        };
+        if number == vector || number == at_offset {
+            return many(walk, second, third);
+        }
+        cold_path();
         if number == config!(NR_SENDMMSG) || number == config!(NR_RECVMMSG) {
             return Counter::SkippedMultiMessage as u32;
         }
@@ -158,9 +168,10 @@ pub unsafe fn of_message(walk: *mut Walk, message: u64, moved: u64, steps: u64) 
                 let after = get!(walk.iovec_left) + 1;
                 set!(walk.iovec_left = after);
                 if len >= want {
-                    set!(walk.cursor = entry.read_volatile() + len - want);
-                    set!(walk.segment_left = want);
-                    set!(walk.iovec_next = batch + index * 16);
+                    // What was moved begins inside of it; those behind it in the batch are not read again.
+                    entry.write_volatile(entry.read_volatile() + len - want);
+                    entry.add(1).write_volatile(want);
+                    set!(walk.iovec_index = index);
                     set!(walk.found = after);
                     break;
                 }
@@ -174,6 +185,10 @@ pub unsafe fn of_message(walk: *mut Walk, message: u64, moved: u64, steps: u64) 
         if back == 0 {
             return Counter::OutOfIovecs as u32;
         }
-        many(walk, get!(walk.iovec_next) + 16, back, 1)
+        set!(walk.iovec_left = back - (IOVECS - 1 - get!(walk.iovec_index)));
+        set!(walk.iovec_next = get!(walk.iovec_next) + IOVECS * 16);
+        set!(walk.iovec_cached = IOVECS);
+        set!(walk.iovec_kernel = 1);
+        FOUND
     }
 }

@@ -1,6 +1,7 @@
 //! One socket call: from "some socket moved bytes" to a walk that is ready, and after the walk to records.
 
 use core::ffi::c_void;
+use core::hint::cold_path;
 use core::ptr::null_mut;
 
 use agent_common::counter::Counter;
@@ -74,6 +75,7 @@ pub unsafe fn prepare(call: Call) -> Ready {
     unsafe {
         let class = maps::class_of(call.sk.at);
         if class.is_null() {
+            cold_path();
             maps::count(Counter::Storage);
             return NOTHING;
         }
@@ -84,6 +86,7 @@ pub unsafe fn prepare(call: Call) -> Ready {
             if calls < RETRY_CALLS {
                 return NOTHING;
             }
+            cold_path();
             set!(class.class = CLASS_NEW);
             set!(class.count = TRIES - 4);
             kind = CLASS_NEW;
@@ -99,6 +102,7 @@ pub unsafe fn prepare(call: Call) -> Ready {
         let task = current.ids;
         let walk = maps::claim(call.flow, task);
         if walk.is_null() {
+            cold_path();
             if kind == CLASS_HTTP2 {
                 maps::count(Counter::SkippedScratchBusy);
                 unseen(call);
@@ -108,10 +112,11 @@ pub unsafe fn prepare(call: Call) -> Ready {
         let found = if call.by_message {
             buffers::of_message(walk, call.message, call.moved, call.back_steps)
         } else {
-            buffers::of_system_call(walk, current.task, call.moved)
+            buffers::of_system_call(walk, current.task, call.flow, call.moved)
         };
         set!(walk.found = u64::from(found));
         if get!(walk.found) != u64::from(buffers::FOUND) {
+            cold_path();
             if kind == CLASS_HTTP2 {
                 skipped(get!(walk.found));
                 unseen(call);
@@ -121,12 +126,16 @@ pub unsafe fn prepare(call: Call) -> Ready {
         }
         set!(walk.recognised = 0);
         set!(walk.control = maps::control());
-        if kind == CLASS_NEW && !is_guessed(call) && !recognise(walk, class, call, (task >> 32) as u32) {
-            maps::release(walk);
-            return NOTHING;
+        if kind == CLASS_NEW {
+            cold_path();
+            if !is_guessed(call) && !recognise(walk, class, call, (task >> 32) as u32) {
+                maps::release(walk);
+                return NOTHING;
+            }
         }
         let connection = maps::connection_of(call.sk.at, true);
         if connection.is_null() {
+            cold_path();
             maps::count(Counter::Storage);
             maps::release(walk);
             return NOTHING;
@@ -135,6 +144,7 @@ pub unsafe fn prepare(call: Call) -> Ready {
         locate(walk, connection, flow, call);
         let recognised = get!(walk.recognised) as u32;
         if recognised != 0 && recognised != RECOGNISED_CHAIN {
+            cold_path();
             // Last, since the other flow then relies on what `locate` wrote down.
             set!(class.class = CLASS_HTTP2);
         }
@@ -226,6 +236,7 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
         let recognised = get!(walk.recognised) as u32;
         let tcp = socket::tcp(call.sk);
         if get!(connection.id) == 0 {
+            cold_path();
             // The id last: whoever sees it, on the other flow at the same time, takes the rest for decided.
             if tcp.at != 0 && !socket::has_upper_protocol(tcp) {
                 set!(connection.sequenced = 1);
@@ -238,6 +249,7 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
         let sequenced = tcp.at != 0 && get!(connection.sequenced) != 0;
         let phase = u32::from(get!(flow.phase));
         if phase == PHASE_START {
+            cold_path();
             // Both flows may be recognised at the same time, each by its own first bytes.
             let opened_by = if recognised != 0 { recognised } else { get!(connection.recognised) };
             let mut start = 0;
@@ -275,15 +287,18 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
             set!(walk.want = u64::from(gap));
             let gap = get!(walk.want);
             if gap != 0 {
+                cold_path();
                 set!(flow.tentative = 0);
                 // What was left out and what was missed would be one hole.
                 set!(flow.shed = 0);
             }
             if gap >> 31 != 0 {
+                cold_path();
                 maps::count(Counter::Backwards);
                 set!(flow.next = get!(flow.next).wrapping_add(gap | 0xffff_ffff_0000_0000));
                 set!(flow.phase = PHASE_UNSYNCED as u8);
             } else if gap != 0 {
+                cold_path();
                 tell_gap(connection, call.flow, get!(flow.next), gap);
                 set!(flow.next = get!(flow.next) + gap);
                 walk::skip_unseen(flow, gap);
@@ -292,6 +307,7 @@ unsafe fn locate(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow, 
         let probing = u32::from(get!(flow.phase)) == PHASE_UNSYNCED;
         walk::begin(walk, probing);
         if probing {
+            cold_path();
             set!(flow.tentative = 0);
             set!(flow.shed = 0);
             walk::at_boundary(flow);
@@ -322,6 +338,7 @@ unsafe fn address(walk: *mut Walk, connection: *mut Connection, flow: *mut Flow,
         let opened = get!(connection.opened) != 0;
         set!(walk.open_pending = u64::from(!opened));
         if !opened {
+            cold_path();
             let open = (&raw mut (*walk).open.header).cast::<u64>();
             open.write_volatile(words.read_volatile());
             open.add(1).write_volatile(id);
@@ -344,17 +361,22 @@ pub unsafe fn finish(ready: Ready, call: Call) {
         let stop = get!(walk.stop);
         let probing = get!(walk.probing) != 0;
         if stop == 0 && get!(walk.total_left) != 0 {
+            cold_path();
             maps::count(Counter::OutOfSteps);
             set!(flow.phase = PHASE_UNSYNCED as u8);
         } else if stop == STOP_FAULT {
+            cold_path();
             maps::count(Counter::Fault);
             set!(flow.phase = PHASE_UNSYNCED as u8);
         } else if stop == STOP_SHORT {
+            cold_path();
             maps::count(Counter::ShortBuffers);
             set!(flow.phase = PHASE_UNSYNCED as u8);
         } else if stop == STOP_BAD_FRAME && !probing {
+            cold_path();
             maps::count(Counter::BadFrame);
         } else if stop == STOP_NOT_HTTP2 {
+            cold_path();
             if get!(connection.sequenced) != 0 || u32::from(get!(flow.phase)) == PHASE_PREFACE {
                 revoke(walk, flow, connection, class);
                 maps::release(walk);
@@ -366,6 +388,7 @@ pub unsafe fn finish(ready: Ready, call: Call) {
             set!(flow.phase = PHASE_UNSYNCED as u8);
         }
         if probing {
+            cold_path();
             if !walk::is_confirmed(walk, flow) {
                 set!(walk.want = walk::tentative(walk, flow));
                 let tentative = get!(walk.want);
@@ -414,6 +437,7 @@ pub unsafe fn finish(ready: Ready, call: Call) {
         }
         let left = get!(walk.total_left);
         if left != 0 {
+            cold_path();
             tell_unseen(connection, call.flow.into(), get!(flow.next) + call.moved - left, left);
         }
         // Last: once everything that came is counted as read, the end of the connection is told

@@ -125,6 +125,9 @@ constants! {
     HAVE_SOCKET_COOKIE,
     /// Steps of one call, or of one program where loops are bounded.
     STEPS,
+    /// Not zero: small buffers are put together. Zero where loops are bounded: it would cost the verifier of old kernels
+    /// more than half of what it looks at.
+    GATHER,
     /// Process whose sockets are not looked at; zero for none.
     IGNORED_PID,
     /// Bytes of records from one scratch memory after which the reader is woken.

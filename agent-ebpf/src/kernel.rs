@@ -1,6 +1,7 @@
 //! The walker's view of memory in the kernel.
 
 use core::ffi::c_void;
+use core::hint::cold_path;
 
 use agent_common::flow::{Flow, Walk};
 use agent_common::ring::{FLAG_MORE, FLAG_SHED, FLAG_TENTATIVE, OPEN_WAKES_EVERY_NS};
@@ -94,6 +95,17 @@ unsafe impl Memory for User {
     }
 
     #[inline(always)]
+    unsafe fn copy(to: *mut u8, bytes: u64, from: *const u8) -> i64 {
+        // SAFETY: as the trait.
+        unsafe { read_kernel(to, bytes, from as u64) }
+    }
+
+    #[inline(always)]
+    fn gathers() -> bool {
+        config!(GATHER) != 0
+    }
+
+    #[inline(always)]
     unsafe fn read_iovecs(walk: *mut Walk, bytes: u64) -> i64 {
         // SAFETY: as the trait; at most 8 iovecs of 16 bytes.
         unsafe {
@@ -169,6 +181,7 @@ pub unsafe fn send(walk: *mut Walk, flow: *mut Flow, flags: u8) {
     unsafe {
         let mut wake = false;
         if core::ptr::read_volatile(&raw const (*walk).open_pending) != 0 {
+            cold_path();
             let open = &raw mut (*walk).open;
             (*open).header.sequence = next_sequence(flow);
             if maps::output(open.cast::<c_void>(), size_of::<agent_common::ring::OpenRecord>() as u64, 0) {

@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 use core::ffi::c_void;
+use core::hint::cold_path;
 use core::ptr::null_mut;
 
 use agent_common::counter::{COUNTER_SLOTS, Counter};
@@ -160,6 +161,7 @@ unsafe fn of_socket(storage: *mut c_void, by_address: *mut c_void, sk: u64, crea
             if !found.is_null() || !create {
                 return found;
             }
+            cold_path();
             // The kernel allocates without waiting, and gives nothing while another CPU holds its lock
             // (seen on 6.18 for about one new socket in a thousand under load): a moment later it does.
             let found = get();
@@ -257,6 +259,7 @@ pub unsafe fn claim(flow: u32, owner: u64) -> *mut Walk {
             set!(walk.owner = owner);
             return walk;
         }
+        cold_path();
         let walk = scratch(flow * 2 + 1);
         if walk.is_null() {
             return null_mut();
@@ -320,6 +323,7 @@ pub unsafe fn output(record: *mut c_void, bytes: u64, wake: u64) -> bool {
     let flags = if wake == 0 { NO_WAKEUP } else { wake };
     // SAFETY: the caller passes memory that the verifier knows.
     if unsafe { bpf_ringbuf_output(raw(&RING), record, bytes, flags) } < 0 {
+        cold_path();
         count(Counter::LostRingFull);
         add(Counter::LostRingFullBytes, bytes);
         return false;

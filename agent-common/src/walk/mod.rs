@@ -25,16 +25,20 @@ macro_rules! set {
     }};
 }
 
-mod whole_frame;
+use core::hint::cold_path;
+
+mod gather;
 mod pieces;
 mod shed;
 mod streams;
+mod whole_frame;
 
 use crate::flow::{
     Flow, IOVECS, NO_CHUNK, PHASE_COPY, PHASE_DATA, PHASE_HEADER, PHASE_PREFACE, PHASE_SKIP, PHASE_UNSYNCED,
     STOP_FAULT, STOP_SHORT, STOP_UNCONFIRMED, Walk,
 };
 use crate::frame::HEADER_BYTES;
+use gather::{gather, gathered};
 use pieces::piece;
 pub use shed::{NOT_PLAIN, WHOLE, is_shed, prepare_shedding};
 use whole_frame::whole_frame;
@@ -48,9 +52,13 @@ use whole_frame::whole_frame;
 pub unsafe trait Memory {
     /// Copies `bytes` of the observed process at `from`; negative if that is not possible.
     unsafe fn read(to: *mut u8, bytes: u64, from: u64) -> i64;
+    /// Copies `bytes` inside of the walk's memory; negative if that is not possible.
+    unsafe fn copy(to: *mut u8, bytes: u64, from: *const u8) -> i64;
+    /// Whether small buffers are put together; see [`gather`](self).
+    fn gathers() -> bool;
     /// Copies `bytes` of iovecs from `walk.iovec_next` to `walk.iovecs`.
     unsafe fn read_iovecs(walk: *mut Walk, bytes: u64) -> i64;
-    /// Copies `bytes` inside of `walk.out`, to a lower address; up to `to + room` may be overwritten.
+    /// Copies `bytes` to `walk.out`, from `walk.gather` or a higher address in `out`; up to `to + room` may be overwritten.
     unsafe fn shift(to: *mut u8, bytes: u64, from: *const u8, room: u64);
     /// Eight bytes, big-endian, at any alignment.
     unsafe fn load(from: *const u8) -> u64;
@@ -92,6 +100,7 @@ const GUESS_BYTES: u32 = 16384;
 #[inline(always)]
 pub unsafe fn begin(walk: *mut Walk, probing: bool) {
     set!(walk.at = 0);
+    set!(walk.gathered = 0);
     set!(walk.position = 0);
     set!(walk.window = 0);
     set!(walk.ahead = 0);
@@ -202,14 +211,21 @@ pub unsafe fn go_on_guessing(walk: *mut Walk, flow: *mut Flow) -> bool {
 pub unsafe fn step<M: Memory>(walk: *mut Walk, flow: *mut Flow) -> u64 {
     // SAFETY: the module's contract, handed on to each part.
     unsafe {
-        if get!(walk.segment_left) == 0 && !next_segment::<M>(walk) {
-            return DONE;
+        if get!(walk.segment_left) == 0 {
+            if !next_segment::<M>(walk) {
+                return DONE;
+            }
+            gather::<M>(walk);
         }
         set!(walk.found = u64::from(whole_frame::<M>(walk, flow)));
-        if get!(walk.found) == 0 && !piece::<M>(walk, flow) {
-            return DONE;
+        if get!(walk.found) == 0 {
+            cold_path();
+            if !piece::<M>(walk, flow) {
+                return DONE;
+            }
         }
         if get!(walk.position) >= FLUSH_AT {
+            cold_path();
             if get!(walk.probing) != 0 {
                 if get!(walk.frames) < 3 {
                     set!(walk.stop = STOP_UNCONFIRMED);
@@ -262,9 +278,24 @@ pub unsafe fn next_segment<M: Memory>(walk: *mut Walk) -> bool {
     };
     let total = get!(walk.total_left);
     set!(walk.cursor = base);
+    set!(walk.gathered = 0);
     set!(walk.segment_left = if len < total { len } else { total });
     set!(walk.window = 0);
     true
+}
+
+/// Copies the next `bytes` of the current buffer; negative if that is not possible.
+#[inline(always)]
+unsafe fn fetch<M: Memory>(walk: *mut Walk, to: *mut u8, bytes: u64) -> i64 {
+    let cursor = get!(walk.cursor);
+    // SAFETY: the module's contract; the caller's place has room.
+    unsafe {
+        if get!(walk.gathered) != 0 {
+            M::copy(to, bytes, gathered(walk, cursor))
+        } else {
+            M::read(to, bytes, cursor)
+        }
+    }
 }
 
 /// A place in `out`.

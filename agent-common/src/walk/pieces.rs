@@ -1,7 +1,9 @@
 //! Everything that is not a whole frame in one place: piece by piece, over buffers and calls.
 
+use core::hint::cold_path;
+
 use super::streams::{enter_stream, forget_stream};
-use super::{COPY_BYTES, COPY_MASK, Memory, POSITION_MASK, WINDOW_BYTES, at_boundary, kept, place};
+use super::{COPY_BYTES, COPY_MASK, Memory, POSITION_MASK, WINDOW_BYTES, at_boundary, fetch, kept, place};
 use crate::flow::{
     Flow, PHASE_COPY, PHASE_DATA, PHASE_HEADER, PHASE_PAD, PHASE_PREFACE, PHASE_SKIP, PHASE_UNSYNCED,
     STOP_BAD_FRAME, STOP_FAULT, STOP_NOT_HTTP2, Walk,
@@ -27,6 +29,7 @@ pub(super) unsafe fn piece<M: Memory>(walk: *mut Walk, flow: *mut Flow) -> bool 
         }
         decide(walk, flow);
         if !bring::<M>(walk, flow) {
+            cold_path();
             set!(walk.stop = STOP_FAULT);
             set!(flow.phase = PHASE_UNSYNCED as u8);
             return false;
@@ -139,7 +142,7 @@ unsafe fn bring<M: Memory>(walk: *mut Walk, flow: *mut Flow) -> bool {
     set!(walk.ahead = get!(walk.position));
     let bytes = get!(walk.want) & COPY_MASK;
     // SAFETY: position and length are masked so that they stay in `out`.
-    unsafe { M::read(here(walk), bytes, get!(walk.cursor)) >= 0 }
+    unsafe { fetch::<M>(walk, here(walk), bytes) >= 0 }
 }
 
 /// The bytes of this step.
@@ -189,11 +192,13 @@ unsafe fn header<M: Memory>(walk: *mut Walk, flow: *mut Flow) {
     let legal = if guessing { frame.is_credible() } else { frame.is_legal() };
     set!(walk.found = u64::from(legal));
     if get!(walk.found) == 0 {
+        cold_path();
         set!(walk.stop = STOP_BAD_FRAME);
         set!(flow.phase = PHASE_UNSYNCED as u8);
         return;
     }
     if get!(flow.first) != 0 {
+        cold_path();
         if frame.kind != SETTINGS {
             set!(walk.stop = STOP_NOT_HTTP2);
             return;

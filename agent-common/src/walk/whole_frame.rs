@@ -1,6 +1,7 @@
 //! A frame that lies whole in what was read: one step.
 
-use super::{FRAME_MASK, Memory, POSITION_MASK, PREFIX_END, WINDOW_BYTES, kept, place};
+use super::gather::gathered;
+use super::{FRAME_MASK, Memory, POSITION_MASK, PREFIX_END, WINDOW_BYTES, fetch, kept, place};
 use crate::flow::{Flow, PHASE_DATA, PHASE_HEADER, PHASE_SKIP, Walk};
 use crate::frame::{CONTINUATION, DATA, END_STREAM, FrameHeader, HEADER_BYTES, PADDED, RST_STREAM};
 use crate::ring::CHUNK_BOUNDARY;
@@ -26,20 +27,24 @@ pub(super) unsafe fn whole_frame<M: Memory>(walk: *mut Walk, flow: *mut Flow) ->
         len = 0;
         position = chunk + 8;
     }
-    if get!(walk.window) < PREFIX_END && get!(walk.window) < segment || get!(walk.ahead) < position {
+    // What was gathered is looked at where it is, and copied only as far as it is kept.
+    let in_gather = get!(walk.gathered) != 0;
+    if !in_gather
+        && (get!(walk.window) < PREFIX_END && get!(walk.window) < segment || get!(walk.ahead) < position)
+    {
         set!(walk.window = if segment < WINDOW_BYTES { segment } else { WINDOW_BYTES });
         set!(walk.ahead = position);
         let bytes = get!(walk.window) & FRAME_MASK;
         // SAFETY: place and length are masked so that they stay in `out`.
-        if unsafe { M::read(place(walk, get!(walk.ahead)), bytes, get!(walk.cursor)) } < 0 {
+        if unsafe { fetch::<M>(walk, place(walk, get!(walk.ahead)), bytes) } < 0 {
             set!(walk.window = 0);
             return false;
         }
     }
-    let window = get!(walk.window);
+    let window = if in_gather { segment } else { get!(walk.window) };
     // SAFETY: masked; `out` leaves room for these reads behind the mask.
     let frame = unsafe {
-        let seen = place(walk, get!(walk.ahead));
+        let seen = if in_gather { gathered(walk, get!(walk.cursor)) } else { place(walk, get!(walk.ahead)) };
         set!(walk.found = M::load(seen.add(9)));
         FrameHeader::from_parts(u64::from(seen.read_volatile()), M::load(seen.add(1)))
     };
@@ -108,7 +113,14 @@ pub(super) unsafe fn whole_frame<M: Memory>(walk: *mut Walk, flow: *mut Flow) ->
     let keep = get!(walk.want);
     let ahead = get!(walk.ahead);
     let position = get!(walk.position);
-    if ahead != position {
+    let in_gather = get!(walk.gathered) != 0;
+    if in_gather {
+        // SAFETY: both places and the length are masked; behind `to` there is nothing yet.
+        unsafe {
+            let from = gathered(walk, get!(walk.cursor));
+            M::shift(place(walk, position), keep & FRAME_MASK, from, FRAME_MASK);
+        }
+    } else if ahead != position {
         // SAFETY: both places and the length are masked so that they stay in `out`.
         unsafe {
             // Up to here the bytes behind `to` are of no use any more.
@@ -121,7 +133,7 @@ pub(super) unsafe fn whole_frame<M: Memory>(walk: *mut Walk, flow: *mut Flow) ->
     set!(walk.frames = get!(walk.frames) + 1);
     set!(walk.plain = get!(walk.plain) + frame.is_plain());
     set!(walk.chunk_flags = u64::from(CHUNK_BOUNDARY));
-    set!(walk.window = window.saturating_sub(moved));
+    set!(walk.window = if in_gather { 0 } else { window.saturating_sub(moved) });
     set!(walk.ahead = ahead + moved);
     // SAFETY: the module's contract.
     unsafe { kept(walk, at, len + keep, keep, moved) };

@@ -7,7 +7,7 @@
 
 mod shedding;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use agent_common::flow::{Flow, PHASE_HEADER, PHASE_PREFACE, StreamKey, StreamState, Walk};
@@ -22,6 +22,7 @@ type Shipped = (u64, bool, Vec<u8>);
 thread_local! {
     static STREAMS: RefCell<HashMap<StreamKey, StreamState>> = RefCell::default();
     static SHIPPED: RefCell<Vec<Shipped>> = RefCell::default();
+    static GATHERS: Cell<bool> = const { Cell::new(true) };
 }
 
 /// Memory of this process, and maps of this thread.
@@ -33,6 +34,15 @@ unsafe impl Memory for Host {
         // SAFETY: the walker reads what the call described, which lives.
         unsafe { std::ptr::copy(from as *const u8, to, bytes as usize) };
         0
+    }
+
+    unsafe fn copy(to: *mut u8, bytes: u64, from: *const u8) -> i64 {
+        // SAFETY: the walker copies what it has.
+        unsafe { Host::read(to, bytes, from as u64) }
+    }
+
+    fn gathers() -> bool {
+        GATHERS.get()
     }
 
     unsafe fn read_iovecs(walk: *mut Walk, bytes: u64) -> i64 {
@@ -183,7 +193,7 @@ fn walk_flow(traffic: &Traffic, from_client: bool, calls: &[Vec<usize>]) -> Resu
 fn buffers() -> impl Strategy<Value = Vec<usize>> {
     let len = prop_oneof![
         1 => Just(0usize),
-        3 => 1..16usize,
+        6 => 1..16usize,
         3 => 1..200usize,
         3 => 1..2_000usize,
         2 => 1..40_000usize
@@ -200,10 +210,31 @@ proptest! {
         from_client in any::<bool>(),
         size in 200..60_000usize,
         calls in prop::collection::vec(buffers(), 1..200),
+        gathers in any::<bool>(),
     ) {
+        GATHERS.set(gathers);
         let traffic = Traffic::generate(&mut Random::new(seed), size, from_client, 1, false);
         if let Err(fault) = walk_flow(&traffic, from_client, &calls) {
             return Err(TestCaseError::fail(fault));
+        }
+    }
+}
+
+#[test]
+fn small_buffers_are_put_together_wherever_they_are_cut() {
+    let traffic = Traffic::generate(&mut Random::new(7), 3_000, false, 1, false);
+    GATHERS.set(true);
+    for len in (1..80).chain([250, 503, 504, 505, 511, 512]) {
+        for count in 1..12 {
+            for last in [1, 13, 64, 5_000] {
+                let call: Vec<usize> = std::iter::repeat_n(len, count).chain([last]).collect();
+                let calls = vec![call; traffic.bytes.len() / (len * count + last) + 1];
+                assert_eq!(
+                    walk_flow(&traffic, false, &calls),
+                    Ok(()),
+                    "{count} buffers of {len}, one of {last}"
+                );
+            }
         }
     }
 }

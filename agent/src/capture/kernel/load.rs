@@ -165,6 +165,7 @@ fn prepare_one(attempt: Attempt, options: &Options, btf: &Btf<'_>) -> Result<Pre
         // bpf_get_socket_cookie came to tracing programs one release after their socket storage.
         ("HAVE_SOCKET_COOKIE", u64::from(attempt.bpf_loop && attempt.sk_storage)),
         ("STEPS", if attempt.bpf_loop { STEPS_LOOP } else { STEPS_BOUNDED }),
+        ("GATHER", u64::from(attempt.bpf_loop)),
         ("IGNORED_PID", options.ignored_pid.unwrap_or(0).into()),
         ("WATERMARK", watermark(ring_bytes)),
     ]);
