@@ -343,7 +343,7 @@ fn walker_job(args: &Args, backend: Option<Backend>) -> Job {
 
 fn parameters(arch: Arch, preempt: Option<Preempt>) -> String {
     // `panic=-1` with -no-reboot ends qemu at once.
-    let mut parameters = format!("{} panic=-1 rdinit=/init", arch.console_parameters());
+    let mut parameters = format!("{} panic=-1 rdinit=/init", arch.machine_parameters());
     if let Some(model) = preempt.and_then(|preempt| preempt.to_possible_value()) {
         parameters += &format!(" preempt={}", model.get_name());
     }
