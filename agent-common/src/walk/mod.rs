@@ -54,7 +54,7 @@ pub unsafe trait Memory {
     unsafe fn read(to: *mut u8, bytes: u64, from: u64) -> i64;
     /// Copies `bytes` inside of the walk's memory; negative if that is not possible.
     unsafe fn copy(to: *mut u8, bytes: u64, from: *const u8) -> i64;
-    /// Whether small buffers are put together; see [`gather`](self).
+    /// Whether small buffers that follow each other are put together and walked as one.
     fn gathers() -> bool;
     /// Copies `bytes` of iovecs from `walk.iovec_next` to `walk.iovecs`.
     unsafe fn read_iovecs(walk: *mut Walk, bytes: u64) -> i64;
