@@ -66,3 +66,11 @@ pub struct Chunk<'a> {
     /// The bytes; may be empty, to say that a hole reaches up to `offset`.
     pub bytes: &'a [u8],
 }
+
+impl Chunk<'_> {
+    /// Without bytes: what is said of the flow up to `offset`, by nobody's thread.
+    #[must_use]
+    pub fn empty(connection: ConnectionId, flow: Flow, offset: u64, time: Timestamp) -> Self {
+        Chunk { connection, flow, offset, time, boundary: false, thread: 0, bytes: &[] }
+    }
+}

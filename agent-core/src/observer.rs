@@ -177,7 +177,7 @@ impl Observer {
     /// Up to `offset` a flow carried, since its last chunk, only the rest of a DATA frame, whole DATA frames that ended no stream,
     /// and whole WINDOW_UPDATE frames, which were left out on purpose.
     pub fn handle_left_out(&mut self, connection: ConnectionId, flow: Flow, offset: u64, time: Timestamp) {
-        let chunk = Chunk { connection, flow, offset, time, boundary: false, thread: 0, bytes: &[] };
+        let chunk = Chunk::empty(connection, flow, offset, time);
         self.update(connection, |connection, shared| connection.handle_left_out(&chunk, shared));
     }
 

@@ -143,17 +143,8 @@ impl<'a> FlowView<'a> {
     /// The number of a record that tells of an end shows that records are missing before it.
     fn tell_end(&self, watch: &mut Watch, time: Timestamp) {
         if let Some(offset) = self.lost_to {
-            let (connection, flow) = (ConnectionId(0), self.flow);
-            watch.handle_chunk(Chunk {
-                connection,
-                flow,
-                offset,
-                time,
-                boundary: false,
-                thread: 0,
-                bytes: &[],
-            });
-            watch.set_untold(flow, false);
+            watch.handle_chunk(Chunk::empty(ConnectionId(0), self.flow, offset, time));
+            watch.set_untold(self.flow, false);
         }
     }
 

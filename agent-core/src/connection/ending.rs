@@ -46,9 +46,7 @@ impl Connection {
             return;
         };
         let offset = self.flows[index(flow)].next_offset.unwrap_or_default();
-        let nothing =
-            Chunk { connection: self.id, flow, offset, time, boundary: false, thread: 0, bytes: &[] };
-        self.handle_unread(&nothing, shared);
+        self.handle_unread(&Chunk::empty(self.id, flow, offset, time), shared);
     }
 
     /// Reports everything that is left.

@@ -67,15 +67,7 @@ impl Connection {
     /// From now on DATA and WINDOW_UPDATE may be missing.
     pub(crate) fn lose_data(&mut self, time: Timestamp, shared: &mut Shared) {
         self.forget_windows();
-        let chunk = Chunk {
-            connection: self.id,
-            flow: Flow::Sent,
-            offset: 0,
-            time,
-            boundary: false,
-            thread: 0,
-            bytes: &[],
-        };
+        let chunk = Chunk::empty(self.id, Flow::Sent, 0, time);
         self.lose_stalls(|_, _| true, &chunk, shared);
         self.streams.values_mut().for_each(|stream| stream.leave_out_data());
         if let Some(afterwards) = &mut self.afterwards {

@@ -100,7 +100,7 @@ impl Reader {
         }
         // Up to `offset` the flow was not seen.
         let hole = |offset| {
-            let chunk = Chunk { connection, flow, offset, time, boundary: false, thread: 0, bytes: &[] };
+            let chunk = Chunk::empty(connection, flow, offset, time);
             Captured::Chunk { pid: header.pid, moved: 0, chunk }
         };
         match header.kind {
